@@ -49,7 +49,9 @@ class Speed(StrEnum):
         return _SPEED_MEGABITS.get(text.strip(), cls.UNKNOWN)
 
 
-_SPEED_NUMBERS = {Speed.UNKNOWN: 0, Speed.LOW: 1, Speed.FULL: 2, Speed.HIGH: 3, Speed.SUPER: 5, Speed.SUPER_PLUS: 6}
+_SPEED_NUMBERS = {
+    Speed.UNKNOWN: 0, Speed.LOW: 1, Speed.FULL: 2, Speed.HIGH: 3, Speed.SUPER: 5, Speed.SUPER_PLUS: 6,
+}
 _SPEED_MEGABITS = {
     "1.5": Speed.LOW, "12": Speed.FULL, "480": Speed.HIGH, "5000": Speed.SUPER,
     "10000": Speed.SUPER_PLUS, "20000": Speed.SUPER_PLUS,

@@ -1,4 +1,4 @@
-"""What each daemon tells the world about a device or an import: the D-Bus properties, and the JSON of ``status``.
+"""What each daemon tells the world of a device or an import: D-Bus properties, and the JSON of ``status``.
 
 One frozen value per object. ``bus`` turns it into properties, ``cli`` into JSON and tables; neither knows how
 it came to be. Times are microseconds since the epoch, 0 = none.
