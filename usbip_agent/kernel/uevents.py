@@ -1,0 +1,156 @@
+"""udev's events, and what a device says of itself.
+
+libudev delivers an event after the rules ran, so ID_PATH is known and permissions are set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pyudev
+
+from usbip_agent.device import Device, Kind, Speed, VUDC_PREFIX, interface_classes_of_descriptors
+from usbip_agent.kernel import sysfs
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BUFFER = 8 << 20
+"""Bytes. A hub with dozens of devices makes thousands of events in a second; the default holds some 200."""
+
+
+class Action(StrEnum):
+    """The uevent actions that anybody here listens to."""
+
+    ADD = "add"
+    REMOVE = "remove"
+    CHANGE = "change"
+    BIND = "bind"
+    UNBIND = "unbind"
+    MOVE = "move"
+
+
+@dataclass(frozen=True, slots=True)
+class Uevent:
+    """One event. On REMOVE sysfs is gone already: only the names are left."""
+
+    action: Action
+    sys_path: Path
+    subsystem: str
+    device_node: str
+    properties: pyudev.Device
+
+    @property
+    def name(self) -> str:
+        """The device's own name, which for a USB device is its busid."""
+        return self.sys_path.name
+
+
+class UeventMonitor:
+    """Calls *on_event* for each udev event that passes the filter, and *on_overrun* when some were lost.
+
+    The filter runs in the kernel (BPF), so that what concerns nobody here costs no wakeup. Start first,
+    enumerate then: nothing can fall between.
+    """
+
+    def __init__(self, on_event: Callable[[Uevent], None], on_overrun: Callable[[], None], *,
+                 usb_devices: bool = False, tag: str = "") -> None:
+        self._context = pyudev.Context()
+        self._monitor = pyudev.Monitor.from_netlink(self._context)
+        if usb_devices:
+            self._monitor.filter_by("usb", "usb_device")
+            self._monitor.filter_by("udc")
+        if tag:
+            self._monitor.filter_by_tag(tag)
+        self._on_event = on_event
+        self._on_overrun = on_overrun
+
+    def start(self) -> None:
+        """Listens from now on; needs a running event loop."""
+        try:
+            self._monitor.set_receive_buffer_size(RECEIVE_BUFFER)
+        except OSError:
+            log.debug("the udev socket keeps its default buffer")  # no CAP_NET_ADMIN
+        self._monitor.start()
+        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._drain)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                device = self._monitor.poll(0)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    self._on_overrun()
+                    continue
+                raise
+            if device is None:
+                return
+            event = _uevent_of(device)
+            if event is not None:
+                self._on_event(event)
+
+    def enumerate_usb_devices(self) -> Iterator[Uevent]:
+        """An ADD for every USB device and every vUDC gadget controller that is there."""
+        for subsystem in ("usb", "udc"):
+            listing = self._context.list_devices(subsystem=subsystem)
+            for device in listing:
+                if subsystem == "usb" and device.device_type != "usb_device":
+                    continue
+                yield Uevent(Action.ADD, Path(device.sys_path), subsystem, device.device_node or "", device)
+
+    def enumerate_tagged(self, tag: str) -> Iterator[Uevent]:
+        """An ADD for every device that carries *tag*."""
+        for device in self._context.list_devices().match_tag(tag):
+            yield Uevent(Action.ADD, Path(device.sys_path), device.subsystem or "", device.device_node or "",
+                         device)
+
+
+def _uevent_of(device: pyudev.Device) -> Uevent | None:
+    if device.action not in Action._value2member_map_:
+        return None
+    return Uevent(Action(device.action), Path(device.sys_path), device.subsystem or "",
+                  device.device_node or "", device)
+
+
+def device_of_event(event: Uevent) -> Device | None:
+    """The device that an ADD is about; None when it has gone again, or is no device to be exported."""
+    path = event.properties.properties.get("ID_PATH", "") if event.subsystem == "usb" else ""
+    return read_usb_device(event.sys_path, path) if event.subsystem == "usb" else None
+
+
+def read_usb_device(directory: Path, path: str) -> Device | None:
+    """What sysfs says of the USB device in *directory*; *path* is udev's ID_PATH."""
+    vendor = sysfs.read_text(directory / "idVendor")
+    product = sysfs.read_text(directory / "idProduct")
+    bus_number = sysfs.read_number(directory / "busnum")
+    device_number = sysfs.read_number(directory / "devnum")
+    if not (len(vendor) == len(product) == 4 and bus_number and device_number):
+        return None
+    return Device(
+        kind=Kind.USB, bus_id=directory.name, bus_number=bus_number, device_number=device_number,
+        speed=Speed.from_sysfs(sysfs.read_text(directory / "speed")), vendor=vendor, product=product,
+        release=sysfs.read_number(directory / "bcdDevice", base=16),
+        device_class=sysfs.read_number(directory / "bDeviceClass", base=16),
+        device_subclass=sysfs.read_number(directory / "bDeviceSubClass", base=16),
+        device_protocol=sysfs.read_number(directory / "bDeviceProtocol", base=16),
+        configuration_value=sysfs.read_number(directory / "bConfigurationValue"),
+        configuration_count=sysfs.read_number(directory / "bNumConfigurations"),
+        interface_count=sysfs.read_number(directory / "bNumInterfaces"),
+        interface_classes=interface_classes_of_descriptors(sysfs.read_bytes(directory / "descriptors")),
+        serial=sysfs.read_text(directory / "serial"),
+        manufacturer=sysfs.read_text(directory / "manufacturer"),
+        model=sysfs.read_text(directory / "product"),
+        path=path, sys_path=str(directory))
+
+
+def is_root_hub(directory: Path) -> bool:
+    """``usb1`` and its like: the controller's own hub."""
+    return directory.name.startswith("usb") and not directory.name.startswith(VUDC_PREFIX)
