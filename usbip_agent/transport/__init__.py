@@ -1,0 +1,1 @@
+"""How a stream socket that is fit for the kernel comes to be, and how its end is noticed."""
