@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 
 from usbip_agent.errors import ProtocolFault
 
+TCP_USER_TIMEOUT = 18
+"""include/uapi/linux/tcp.h; typeshed forgets that ``socket`` has it."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -59,7 +62,7 @@ def show_peer(address: Address, port: int) -> str:
 
 
 def tune(connected: socket.socket, dead_after: float) -> None:
-    """Sets what the kernel's drivers cannot: no delay, and the end of a dead peer within *dead_after* seconds.
+    """Sets what the kernel's drivers cannot: no delay, and a dead peer's end within *dead_after* seconds.
 
     USB/IP has no heartbeat. Keepalive finds the end of an idle link, TCP_USER_TIMEOUT that of one with data
     under way; both options stay with the socket after the hand-over. Never SO_RCVTIMEO: an idle device
@@ -72,7 +75,7 @@ def tune(connected: socket.socket, dead_after: float) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_after) - probes * interval))
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+    connected.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(dead_after * 1000))
 
 
 def shut_down(connected: socket.socket) -> None:
