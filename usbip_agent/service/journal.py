@@ -38,6 +38,6 @@ def set_up(identifier: str, *, verbose: bool = False) -> None:
 
 
 def transition(log: logging.Logger, level: int, message: str, fields: Mapping[str, str | int]) -> None:
-    """One journal line for one transition; *fields* are keyed by ``names.Journal``, empty ones are left out."""
+    """One journal line for one transition; *fields* by ``names.Journal``, empty ones are left out."""
     extra = {name: printable(str(value)) for name, value in fields.items() if value not in ("", None)}
     log.log(level, "%s", message, extra=extra)

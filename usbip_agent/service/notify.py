@@ -1,6 +1,6 @@
 """Talking to systemd: readiness, the status line, the watchdog, and the file descriptor store.
 
-sdnotify encodes Latin-1 and swallows every error, so a READY in the same datagram as a foreign character would
+sdnotify encodes Latin-1 and swallows every error, so a READY in one datagram with a foreign character would
 be lost without a word: READY goes alone, and a status is ASCII.
 """
 

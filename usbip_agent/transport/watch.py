@@ -1,8 +1,8 @@
 """Noticing the end of a link that the kernel owns.
 
 No uevent tells that a stub's link has died. But a dup of its socket reports RDHUP, HUP or ERR on every kind
-of end, TCP and kTLS alike. All dups sit in one epoll instance that is asked for nothing else, so data costs no
-wakeup, and that instance is one reader of the event loop.
+of end, TCP and kTLS alike. All dups sit in one epoll instance that is asked for nothing else, so data costs
+no wakeup, and that instance is one reader of the event loop.
 """
 
 from __future__ import annotations
