@@ -1,0 +1,120 @@
+"""usbip-host, the stub: takes a USB device from its local driver, exports it, and gives it back.
+
+Sources: drivers/usb/usbip/stub_main.c, stub_dev.c. The table ``match_busid`` has 16 entries. An entry that is
+still ADDED when its device goes can never be cleared again, and ``rebind`` on it follows a dangling pointer.
+But one that is deleted *while the device is bound* leaves by itself with the device, however that goes. So
+each claim is ``add``, ``bind``, ``del`` in one go, and ``rebind`` is not used.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+from usbip_agent.device import Device
+from usbip_agent.errors import BusyFault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault
+from usbip_agent.kernel import sysfs
+from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
+
+DRIVER = "usbip-host"
+
+
+class Stub:
+    """usbip-host, below the USB bus in *root* (normally /sys)."""
+
+    def __init__(self, root: Path = sysfs.SYSFS) -> None:
+        self._bus = root / "bus/usb"
+        self._driver = self._bus / "drivers" / DRIVER
+
+    def is_loaded(self) -> bool:
+        return self._driver.is_dir()
+
+    def require_module(self) -> None:
+        if not self.is_loaded():
+            raise ModuleFault("the kernel module usbip-host is not loaded", hint="modprobe usbip-host")
+
+    def claimed_bus_ids(self) -> tuple[str, ...]:
+        """What stands in ``match_busid``, ours or not."""
+        return tuple(sysfs.read_text(self._driver / "match_busid").split())
+
+    def holds(self, device: Device) -> bool:
+        return sysfs.driver_of(self._directory(device)) == DRIVER
+
+    def is_present(self, device: Device) -> bool:
+        directory = self._directory(device)
+        return (sysfs.read_number(directory / "busnum"), sysfs.read_number(directory / "devnum")) == (
+            device.bus_number, device.device_number)
+
+    def link_status(self, device: Device) -> LinkStatus:
+        return link_status_in(self._directory(device))
+
+    async def claim(self, device: Device) -> None:
+        if device.is_hub or device.is_imported:
+            raise NotExportableFault(
+                f"{device.bus_id} is " + ("a hub" if device.is_hub else "itself imported from another machine"))
+        self.require_module()
+        await in_thread(f"bind {device.bus_id}", lambda: self._claim(device))
+
+    async def hand_over(self, device: Device, link: socket.socket) -> None:
+        await hand_over_in(self._directory(device), device.bus_id, link)
+
+    async def give_back(self, device: Device) -> None:
+        await in_thread(f"unbind {device.bus_id}", lambda: self._give_back(device))
+
+    def _directory(self, device: Device) -> Path:
+        return self._bus / "devices" / device.bus_id
+
+    def _claim(self, device: Device) -> None:
+        if self.holds(device):
+            return  # a re-export needs no rebind
+        if not self.is_present(device):
+            raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
+        try:
+            sysfs.write(self._driver / "match_busid", f"add {device.bus_id}")
+        except KernelFault as fault:
+            if fault.errno == errno.ENOMEM:
+                raise BusyFault("usbip-host holds 16 devices, and that is all it can hold") from None
+            raise
+        try:
+            self._unbind_local_driver(device)
+            sysfs.write(self._driver / "bind", device.bus_id)
+        except KernelFault as fault:
+            self._probe_local_driver(device)
+            if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):
+                raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
+            raise
+        finally:
+            self._forget(device.bus_id)
+
+    def _unbind_local_driver(self, device: Device) -> None:
+        driver = sysfs.driver_of(self._directory(device))
+        if not driver:
+            return
+        try:
+            sysfs.write(self._bus / "drivers" / driver / "unbind", device.bus_id)
+        except KernelFault as fault:
+            if fault.errno != errno.ENODEV:  # it let go by itself
+                raise
+
+    def _probe_local_driver(self, device: Device) -> None:
+        try:
+            sysfs.write(self._bus / "drivers_probe", device.bus_id)
+        except KernelFault:
+            pass  # unplugged, or no local driver wants it: there is nothing to give it back to
+
+    def _forget(self, bus_id: str) -> None:
+        try:
+            sysfs.write(self._driver / "match_busid", f"del {bus_id}")
+        except KernelFault:
+            pass  # not in the table: just what is wanted
+
+    def _give_back(self, device: Device) -> None:
+        if not self.holds(device) or not self.is_present(device):
+            return
+        if self.link_status(device) is LinkStatus.USED:
+            raise BusyFault(f"{device.bus_id} still has a link; unbinding it now would crash the kernel")
+        self._forget(device.bus_id)
+        sysfs.write(self._driver / "unbind", device.bus_id)
+        self._probe_local_driver(device)
