@@ -1,0 +1,73 @@
+"""``check``: validates the configuration and shows every error."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from usbip_agent.cli.options import JSON, Verb, option
+from usbip_agent.cli.output import counted, print_json, print_line
+from usbip_agent.errors import ConfigurationFault
+from usbip_agent.names import Service
+
+if TYPE_CHECKING:
+    from usbip_agent.policy.problems import Problem
+
+
+def run_agent(service: Service, arguments: Namespace) -> int:
+    from usbip_agent.policy.agent import InvalidConfiguration, load_agent_policy, load_agent_policy_files
+
+    files: list[Path] = arguments.files
+    try:
+        policy = (load_agent_policy_files(files) if files
+                  else load_agent_policy(service.configuration, service.drop_ins))
+    except InvalidConfiguration as invalid:
+        raise _shown(service, arguments.json, invalid.problems) from None
+    hosts, rules = len(policy.hosts), len(policy.rules)
+    _show_valid(arguments.json, f"{counted(hosts, 'host')}, {counted(rules, 'rule')}",
+                hosts=hosts, rules=rules)
+    return 0
+
+
+def run_usbipa(service: Service, arguments: Namespace) -> int:
+    from usbip_agent.policy.usbipa import InvalidConfiguration, load_accept_policy, load_accept_policy_files
+
+    files: list[Path] = arguments.files
+    try:
+        policy = (load_accept_policy_files(files) if files
+                  else load_accept_policy(service.configuration, service.drop_ins))
+    except InvalidConfiguration as invalid:
+        raise _shown(service, arguments.json, invalid.problems) from None
+    listeners, rules = len(policy.listen), len(policy.rules)
+    _show_valid(arguments.json, f"{counted(listeners, 'listener')}, {counted(rules, 'rule')}",
+                listeners=listeners, rules=rules)
+    return 0
+
+
+def _show_valid(as_json: bool, summary: str, **counts: int) -> None:
+    if as_json:
+        print_json({"valid": True, "problems": [], **counts})
+    else:
+        print_line(f"configuration is valid: {summary}")
+
+
+def _shown(service: Service, as_json: bool, problems: Sequence[Problem]) -> ConfigurationFault:
+    """Prints every problem, as compilers and linters do, and gives the fault to end with."""
+    if as_json:
+        print_json({"valid": False, "problems": [
+            {"file": str(each.file), "line": each.line, "message": each.message} for each in problems]})
+    else:
+        for each in problems:
+            print_line(str(each), limit=6000)
+    return ConfigurationFault(
+        f"the configuration is invalid ({counted(len(problems), 'problem')})",
+        hint=f"correct it, then: systemctl reload-or-restart {service.unit}")
+
+
+_OPTIONS: Final = (option("files", nargs="*", type=Path, metavar="FILE",
+                          help="check these files together, instead of the installed configuration"), JSON)
+
+AGENT_VERB: Final = Verb("validate the configuration: every error, with file and line", run_agent, _OPTIONS)
+USBIPA_VERB: Final = Verb("validate the configuration: every error, with file and line", run_usbipa, _OPTIONS)

@@ -1,0 +1,40 @@
+"""The policies of both sides as the files have them now, for verbs that only look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from usbip_agent.errors import ConfigurationFault, PermissionFault
+from usbip_agent.names import Service
+from usbip_agent.policy.agent import AgentPolicy, InvalidConfiguration, load_agent_policy
+from usbip_agent.policy.usbipa import AcceptPolicy, load_accept_policy
+
+Policy = TypeVar("Policy")
+
+
+def agent_policy(service: Service) -> AgentPolicy:
+    """Raises ConfigurationFault, or PermissionFault when this user may not read the configuration."""
+    return _load(service, lambda: load_agent_policy(service.configuration, service.drop_ins))
+
+
+def accept_policy(service: Service) -> AcceptPolicy:
+    """As ``agent_policy``, for the application side."""
+    return _load(service, lambda: load_accept_policy(service.configuration, service.drop_ins))
+
+
+def may_read(service: Service) -> bool:
+    """Whether this user may read what there is of a configuration: it may hold passwords, so only root may."""
+    return not any(path.exists() and not os.access(path, os.R_OK)
+                   for path in (service.configuration, service.drop_ins))
+
+
+def _load(service: Service, load: Callable[[], Policy]) -> Policy:
+    if not may_read(service):
+        raise PermissionFault(f"this user may not read {service.configuration.parent}",
+                              hint=f"sudo {service.command} …")
+    try:
+        return load()
+    except InvalidConfiguration as invalid:
+        raise ConfigurationFault(invalid.what, hint=f"{service.command} check shows every error") from None
