@@ -1,0 +1,50 @@
+"""The udev rules: sound, and doing no more than tagging and waking."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.static.tree import ROOT, run, shown
+from usbip_agent.names import AGENT, UDEV_TAG_USBIPA
+
+RULES = sorted((ROOT / "udev").glob("*.rules"))
+TERM = re.compile(r'(?P<key>[A-Z]+(\{[A-Za-z_]+\})?)\s*(?P<operator>==|!=|\+=|=)\s*"(?P<value>[^"]*)"')
+
+
+def terms(path: Path) -> list[list[tuple[str, str, str]]]:
+    """The rules of a file, each as (key, operator, value)s. Fails on what is not understood."""
+    rules = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            found = list(TERM.finditer(line))
+            assert TERM.sub("", line).replace(",", "").strip() == "", line
+            rules.append([(term["key"], term["operator"], term["value"]) for term in found])
+    return rules
+
+
+@pytest.mark.parametrize("path", RULES, ids=shown)
+def test_udev_accepts_the_rules(path: Path) -> None:
+    said = run("udevadm", "verify", "--resolve-names=never", path)
+    if "Unknown command verb" in said.stdout or "command not found" in said.stdout:
+        pytest.skip("udevadm verify comes with systemd 254")
+    assert said.returncode == 0, said.stdout
+
+
+@pytest.mark.parametrize("path", RULES, ids=shown)
+def test_rules_run_nothing_and_jump_to_labels_that_exist(path: Path) -> None:
+    rules = [term for rule in terms(path) for term in rule]
+    keys = {key for key, _, _ in rules}
+    assert keys <= {"ACTION", "SUBSYSTEM", "KERNEL", "DEVPATH", "ENV{DEVTYPE}", "ATTR{bDeviceClass}", "TAG",
+                    "ENV{SYSTEMD_WANTS}", "GOTO", "LABEL"}
+    assert {value for key, _, value in rules if key == "GOTO"} == {
+        value for key, _, value in rules if key == "LABEL"}
+
+
+def test_names_are_those_of_the_daemons() -> None:
+    wants = [term for rule in terms(ROOT / "udev/60-usbip-agent.rules") for term in rule if "SYSTEMD" in term[0]]
+    assert set(wants) == {("ENV{SYSTEMD_WANTS}", "+=", AGENT.unit)}
+    tags = [term for rule in terms(ROOT / "udev/60-usbipa.rules") for term in rule if term[0] == "TAG"]
+    assert tags == [("TAG", "+=", UDEV_TAG_USBIPA)]

@@ -1,0 +1,63 @@
+"""The systemd units: valid, hardened, and never giving up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.static.tree import ROOT, run
+from usbip_agent.names import AGENT, USBIPA, Service
+
+EXPOSURE = {AGENT.unit: 2.5, USBIPA.unit: 2.5}
+"""The worst score that ``systemd-analyze security`` may give (0 is best)."""
+
+SERVICES = pytest.mark.parametrize("service", [AGENT, USBIPA], ids=[AGENT.command, USBIPA.command])
+
+
+def unit_of(service: Service) -> Path:
+    return ROOT / "systemd" / service.unit
+
+
+def settings_of(service: Service) -> dict[str, str]:
+    """The [Service] section; of a setting that stands more than once, the last."""
+    section = unit_of(service).read_text(encoding="utf-8").split("[Service]\n")[1].split("\n[")[0]
+    lines = [line for line in section.splitlines() if line and not line.startswith("#")]
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+@SERVICES
+def test_unit_is_valid(service: Service) -> None:
+    said = run("systemd-analyze", "verify", "--man=no", unit_of(service)).stdout
+    complaints = [
+        line for line in said.splitlines()
+        # The command is there only once the package is installed; what else is wrong concerns other units.
+        if line.startswith(service.unit) or str(unit_of(service)) in line
+        if f"/usr/bin/{service.command} is not executable" not in line]
+    assert not complaints
+
+
+@SERVICES
+def test_unit_is_hardened(service: Service) -> None:
+    said = run("systemd-analyze", "security", "--offline=yes", "--no-pager", unit_of(service)).stdout
+    score = re.search(r"Overall exposure level for \S+ (\d+\.\d)", said)
+    assert score, said
+    assert float(score[1]) <= EXPOSURE[service.unit], said
+
+
+@SERVICES
+def test_unit_does_what_is_promised(service: Service) -> None:
+    settings = settings_of(service)
+    expected = {
+        "Type": "notify", "Restart": "on-failure", "RestartPreventExitStatus": "78",
+        "ExecStart": f"/usr/bin/{service.command} run",
+        "RuntimeDirectory": service.runtime_directory.name, "StateDirectory": service.state_directory.name,
+    }
+    assert {key: settings.get(key) for key in expected} == expected
+    assert "WatchdogSec" in settings
+
+
+@SERVICES
+def test_unit_never_gives_up(service: Service) -> None:
+    assert "StartLimitIntervalSec=0" in unit_of(service).read_text(encoding="utf-8").split("[Service]")[0]
