@@ -24,7 +24,7 @@ def run_agent(service: Service, arguments: Namespace) -> int:
         policy = (load_agent_policy_files(files) if files
                   else load_agent_policy(service.configuration, service.drop_ins))
     except InvalidConfiguration as invalid:
-        raise _shown(service, arguments.json, invalid.problems) from None
+        raise _shown(service, arguments, invalid.problems) from None
     hosts, rules = len(policy.hosts), len(policy.rules)
     _show_valid(arguments.json, f"{counted(hosts, 'host')}, {counted(rules, 'rule')}",
                 hosts=hosts, rules=rules)
@@ -39,7 +39,7 @@ def run_usbipa(service: Service, arguments: Namespace) -> int:
         policy = (load_accept_policy_files(files) if files
                   else load_accept_policy(service.configuration, service.drop_ins))
     except InvalidConfiguration as invalid:
-        raise _shown(service, arguments.json, invalid.problems) from None
+        raise _shown(service, arguments, invalid.problems) from None
     listeners, rules = len(policy.listen), len(policy.rules)
     _show_valid(arguments.json, f"{counted(listeners, 'listener')}, {counted(rules, 'rule')}",
                 listeners=listeners, rules=rules)
@@ -53,17 +53,16 @@ def _show_valid(as_json: bool, summary: str, **counts: int) -> None:
         print_line(f"configuration is valid: {summary}")
 
 
-def _shown(service: Service, as_json: bool, problems: Sequence[Problem]) -> ConfigurationFault:
+def _shown(service: Service, arguments: Namespace, problems: Sequence[Problem]) -> ConfigurationFault:
     """Prints every problem, as compilers and linters do, and gives the fault to end with."""
-    if as_json:
+    if arguments.json:
         print_json({"valid": False, "problems": [
             {"file": str(each.file), "line": each.line, "message": each.message} for each in problems]})
     else:
         for each in problems:
             print_line(str(each), limit=6000)
-    return ConfigurationFault(
-        f"the configuration is invalid ({counted(len(problems), 'problem')})",
-        hint=f"correct it, then: systemctl reload-or-restart {service.unit}")
+    hint = "" if arguments.files else f"correct it, then: systemctl reload-or-restart {service.unit}"
+    return ConfigurationFault(f"the configuration is invalid ({counted(len(problems), 'problem')})", hint=hint)
 
 
 _OPTIONS: Final = (option("files", nargs="*", type=Path, metavar="FILE",

@@ -37,7 +37,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     option("--serial", default="", metavar="TEXT"),
     option("--manufacturer", default="", metavar="TEXT"),
     option("--model", default="", metavar="TEXT"),
-    option("--busid", type=bus_id, default="", metavar="BUSID"),
+    option("--busid", type=bus_id, metavar="BUSID"),
     option("--path", default="", metavar="TEXT", help="udev's ID_PATH: the physical port"),
     option("--speed", choices=[str(speed) for speed in Speed if speed is not Speed.UNKNOWN]),
 )
@@ -54,9 +54,10 @@ def device_described(arguments: Namespace) -> Device:
     if not (arguments.vendor and arguments.product):
         raise UsageFault("--vendor and --product are needed", hint="--vendor 10c4 --product ea60")
     codes: list[int] = arguments.classes or []
+    name: str = arguments.busid or ""
     return Device(
-        kind=Kind.VUDC if arguments.busid.startswith(VUDC_PREFIX) else Kind.USB,
-        bus_id=arguments.busid, bus_number=0, device_number=0, speed=Speed(arguments.speed or Speed.UNKNOWN),
+        kind=Kind.VUDC if name.startswith(VUDC_PREFIX) else Kind.USB,
+        bus_id=name, bus_number=0, device_number=0, speed=Speed(arguments.speed or Speed.UNKNOWN),
         vendor=arguments.vendor, product=arguments.product, device_class=codes[0] if len(codes) == 1 else 0,
         interface_classes=frozenset(codes), serial=arguments.serial, manufacturer=arguments.manufacturer,
         model=arguments.model, path=arguments.path)

@@ -23,7 +23,7 @@ def cure(module: str, modules: Path = MODULES) -> str:
     release = os.uname().release
     directory = modules / release
     if not (directory / "modules.dep").exists():
-        return f"the modules of the running kernel ({release}) are not installed; reboot into one that is"
+        return f"the running kernel ({release}) has no modules installed; reboot into the installed kernel"
     if _has(directory, module):
         return f"modprobe {module}"
     return (f"the running kernel ({release}) has none; "

@@ -55,11 +55,12 @@ def print_table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], Seque
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal *text* takes: East Asian characters two, combining ones none."""
+    """How many columns of a terminal *text* takes: wide characters two, combining ones none."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
-               for character in text)
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        for each in text)
 
 
 def ago(since: int, now: float | None = None) -> str:

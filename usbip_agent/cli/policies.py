@@ -25,7 +25,7 @@ def accept_policy(service: Service) -> AcceptPolicy:
 
 
 def may_read(service: Service) -> bool:
-    """Whether this user may read what there is of a configuration: it may hold passwords, so only root may."""
+    """Whether this user may read the configuration: it may hold passwords, and then only root may."""
     return not any(path.exists() and not os.access(path, os.R_OK)
                    for path in (service.configuration, service.drop_ins))
 

@@ -10,7 +10,7 @@ from typing import Final
 from usbip_agent.cli.options import JSON, Verb
 from usbip_agent.cli.output import ago, duration, print_diagnostic, print_json, print_line, print_table
 from usbip_agent.cli.program import line_of
-from usbip_agent.errors import ExitStatus
+from usbip_agent.errors import ExitStatus, UnavailableFault
 from usbip_agent.names import Service
 from usbip_agent.report import DeviceReport, ExportState, ImportReport, ImportState, Report
 
@@ -41,15 +41,22 @@ def run_imports(service: Service, arguments: Namespace) -> int:
 
 
 def _ask(service: Service) -> tuple[ExitStatus, Sequence[Report]]:
-    """The daemon's reports, and the status to end with: without the kernel module they are not all there is."""
+    """The daemon's reports, and the status to end with, which also says whether the kernel module is there."""
     from usbip_agent.cli.daemon import ask
     from usbip_agent.cli.modules import module_fault
 
-    status = ExitStatus.DONE
-    if fault := module_fault(service):
-        print_diagnostic(service.command, line_of(fault))
-        status = fault.exit_status
-    return status, ask(service, lambda client: client.reports())
+    missing = module_fault(service)
+    try:
+        reports = ask(service, lambda client: client.reports())
+    except UnavailableFault as fault:
+        if missing is None:
+            raise
+        raise UnavailableFault(f"{fault.what}, and {missing.what}",
+                               hint=f"{service.command} doctor says what helps") from None
+    if missing is None:
+        return ExitStatus.DONE, reports
+    print_diagnostic(service.command, line_of(missing))
+    return missing.exit_status, reports
 
 
 def device_row(report: DeviceReport) -> tuple[Sequence[str], Sequence[str]]:
