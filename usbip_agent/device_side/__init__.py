@@ -1,0 +1,1 @@
+"""The node: decides which device goes where, and keeps it there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from usbip_agent.errors import DeadlineFault
@@ -58,3 +58,18 @@ async def in_thread(
             return await outcome
     except TimeoutError:
         raise DeadlineFault(f"{what}: the kernel has not answered for {deadline:.0f} s") from None
+
+
+async def uninterrupted(work: Coroutine[object, object, Result]) -> Result:
+    """What *work* returns; a cancellation waits until it is done: the kernel is left in a known state.
+
+    *work* must have a deadline of its own, as everything made of ``in_thread`` has.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # retrieved: whoever cancelled does not want it
+        raise

@@ -52,8 +52,8 @@ class Stub:
 
     async def claim(self, device: Device) -> None:
         if device.is_hub or device.is_imported:
-            raise NotExportableFault(
-                f"{device.bus_id} is " + ("a hub" if device.is_hub else "itself imported from another machine"))
+            what = "a hub" if device.is_hub else "itself imported from another machine"
+            raise NotExportableFault(f"{device.bus_id} is {what}")
         self.require_module()
         await in_thread(f"bind {device.bus_id}", lambda: self._claim(device))
 

@@ -1,7 +1,7 @@
 """usbip-vudc: USB device controllers made of nothing, whose gadgets are exported like devices.
 
-Source: drivers/usb/usbip/vudc_sysfs.c. A vUDC is there as long as its module is; the *device* is there while a
-gadget is bound to it, which the udc class announces with a change event. Nothing is bound or unbound.
+Source: drivers/usb/usbip/vudc_sysfs.c. A vUDC is there as long as its module is; the *device* is there while
+a gadget is bound to it, which the udc class announces with a change event. Nothing is bound or unbound.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ from usbip_agent.errors import ProtocolFault
 TCP_USER_TIMEOUT = 18
 """include/uapi/linux/tcp.h; typeshed forgets that ``socket`` has it."""
 
+DEAD_AFTER = 10.0
+"""Seconds after which a peer that says nothing any more is taken for dead."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

@@ -1,0 +1,366 @@
+"""The life of one device on the device side: events in, actions out. No I/O, no clock of its own.
+
+The machine is level-triggered: each event changes what is known or wanted, and ``_settle`` then says what is
+to be done next. At most one piece of work is under way for a device, so that its steps never cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from usbip_agent.device import Device
+from usbip_agent.errors import Fault, NotExportableFault, RefusedFault
+from usbip_agent.policy.agent import Decision, Host
+from usbip_agent.report import DeviceReport, ExportState
+
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 60.0
+"""Seconds between attempts: doubled from the first to the longest."""
+
+LOCAL_FROM = 5.0
+"""Seconds. A device that waits longer than this for its next attempt is usable locally meanwhile."""
+
+STABLE_AFTER = 30.0
+"""Seconds. A link that held this long starts the delays anew when it ends; a shorter one does not."""
+
+BY_HAND = "by hand"
+
+
+class Work(StrEnum):
+    """What is under way."""
+
+    NONE = "none"
+    ATTEMPT = "attempt"
+    UNLINK = "unlink"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where a connected device is connected to."""
+
+    host: Host
+    transport: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartAttempt:
+    """Connect the device to the first of *hosts* that takes it; report the outcome."""
+
+    device: Device
+    hosts: tuple[Host, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAttempt:
+    """Cancel the attempt; it still reports its outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRelease:
+    """Un-export the device if it is connected, and give it back to its local driver; report the outcome."""
+
+    device: Device
+    connection: Connection | None
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitUnlink:
+    """Wait until the kernel is done with the link that ended; report the outcome."""
+
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Forget the link: the device that it belonged to is gone, and with it the kernel's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimer:
+    """Call ``timer_due`` in *delay* seconds, in place of any other timer."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopTimer:
+    """Call ``timer_due`` no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Nothing is left to do for this device, ever."""
+
+
+Action = StartAttempt | StopAttempt | StartRelease | AwaitUnlink | CloseLink | StartTimer | StopTimer | Drop
+Actions = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What the machine needs of time and chance, so that tests can rule both."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], int]
+    """Microseconds since the epoch."""
+    chance: Callable[[], float]
+    """In [0, 1)."""
+
+
+@dataclass(slots=True)
+class Export:
+    """One device, or rather what is plugged into one port: a replug goes on in the same machine."""
+
+    device: Device
+    decision: Decision
+    clocks: Clocks
+    held: bool = False
+    by_hand: Host | None = None
+    claimed: bool = False
+    """The stub holds the device, linked or not."""
+    connection: Connection | None = None
+    state: ExportState = ExportState.IGNORED
+    reason: str = ""
+    since: int = 0
+    attempts: int = 0
+    next_attempt: int = 0
+    work: Work = Work.NONE
+    trying: Host | None = None
+    _parked: bool = False
+    _waiting: bool = False
+    _stopping: bool = False
+    _gone: bool = False
+    _successor: tuple[Device, Decision] | None = None
+    _attempt_hosts: tuple[Host, ...] = ()
+    _cancelled: bool = False
+    _connected_at: float = 0.0
+    _lost_host: str = ""
+    _before_hand: tuple[Host | None, bool] | None = field(default=None)
+
+    # Events. Each returns the actions to be carried out, in order.
+
+    def begin(self) -> Actions:
+        """The device is known; everything starts here, also for one that was adopted as connected."""
+        self.since = self.since or self.clocks.wall()
+        if self.connection is not None:
+            self._connected_at = self.clocks.monotonic()
+            self.state = ExportState.CONNECTED
+        return self._settle()
+
+    def policy_changed(self, decision: Decision) -> Actions:
+        """The policy was read again. What failed for good is tried anew, what waits is tried at once."""
+        changed = decision.hosts != self.decision.hosts
+        self.decision = decision
+        if not (changed or self._parked or self._waiting):
+            return self._settle()
+        self._parked = False
+        return (*self._stop_waiting(), *self._settle())
+
+    def connect(self, host: Host) -> Actions:
+        """Somebody wants the device on *host*, whatever the policy says."""
+        self._before_hand = (self.by_hand, self.held)
+        self.by_hand, self.held, self._parked, self.attempts = host, False, False, 0
+        return (*self._stop_waiting(), *self._settle())
+
+    def disconnect(self) -> Actions:
+        """Somebody wants the device back; it is held until ``connect`` or a replug."""
+        self.by_hand, self.held, self._parked, self._before_hand = None, True, False, None
+        return (*self._stop_waiting(), *self._settle())
+
+    def progressed(self, state: ExportState, host: Host) -> Actions:
+        """The attempt has come so far with *host*."""
+        self.trying = host
+        self._show(state)
+        return ()
+
+    def attempt_succeeded(self, connection: Connection) -> Actions:
+        """The kernel has the link."""
+        self.work, self.trying, self.claimed, self.connection = Work.NONE, None, True, connection
+        self._before_hand = None
+        self._connected_at = self.clocks.monotonic()
+        self._show(ExportState.CONNECTED)
+        return self._settle()
+
+    def attempt_failed(self, fault: Fault, claimed: bool) -> Actions:
+        """The attempt ended without a link; *claimed* says whether the stub was left with the device."""
+        self.work, self.trying, self.claimed = Work.NONE, None, claimed
+        if self._gone or self._cancelled:
+            return self._settle()
+        if self._before_hand is not None:
+            self.by_hand, self.held = self._before_hand
+            self._before_hand = None
+            if not self._wanted():
+                self.reason = fault.what
+                return self._settle()
+        if isinstance(fault, NotExportableFault):
+            self._parked = True
+            self._show(ExportState.FAILED, str(fault))
+            return self._settle()
+        return self._wait(str(fault), at_once_local=isinstance(fault, RefusedFault))
+
+    def link_lost(self) -> Actions:
+        """The link ended by itself."""
+        if self.work is not Work.NONE or self.connection is None:
+            return ()  # a release is under way and knows
+        self.work = Work.UNLINK
+        self._lost_host, self.connection = self.connection.host.name, None
+        return (AwaitUnlink(self.device),)
+
+    def link_ended(self, claimed: bool) -> Actions:
+        """The kernel is done with the link that was lost; *claimed* says whether the stub has the device."""
+        self.work, self.claimed = Work.NONE, claimed
+        if self.clocks.monotonic() - self._connected_at >= STABLE_AFTER:
+            self.attempts = 0
+        if self._gone or not self._wanted():
+            return self._settle()
+        return self._wait(f"the link to {self._lost_host} ended")
+
+    def link_stuck(self, fault: Fault) -> Actions:
+        """The link ended, but the kernel does not let go of it."""
+        self.work, self._parked = Work.NONE, True
+        self._show(ExportState.FAILED, str(fault))
+        return (Drop(),) if self._stopping else self._settle()
+
+    def release_done(self) -> Actions:
+        """The device is with its local driver again."""
+        self.work, self.claimed, self.connection = Work.NONE, False, None
+        return self._settle()
+
+    def release_failed(self, fault: Fault) -> Actions:
+        """The device could not be given back; only a person, or a replug, helps."""
+        self.work, self.connection, self._parked = Work.NONE, None, True
+        self._show(ExportState.FAILED, str(fault))
+        return (Drop(),) if self._stopping else self._settle()
+
+    def timer_due(self) -> Actions:
+        """It is time for the next attempt."""
+        self._waiting = False
+        return self._settle()
+
+    def unplugged(self) -> Actions:
+        """The device is gone; nothing is done to it any more."""
+        self._gone, self._successor = True, None
+        return (*self._stop_waiting(), *self._settle())
+
+    def replugged(self, device: Device, decision: Decision) -> Actions:
+        """Another enumeration stands at the same port; the old one is gone."""
+        self._gone, self._successor = True, (device, decision)
+        return (*self._stop_waiting(), *self._settle())
+
+    def stop(self) -> Actions:
+        """The agent stops for good: the device goes back to its local driver."""
+        self._stopping = True
+        return (*self._stop_waiting(), *self._settle())
+
+    # What is shown.
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether the device is connected to where somebody wanted it by hand."""
+        return self.connection is not None and self.by_hand in (None, self.connection.host)
+
+    @property
+    def attempt_was_cancelled(self) -> bool:
+        return self._cancelled
+
+    @property
+    def rule(self) -> str:
+        return BY_HAND if self.by_hand is not None else self.decision.rule
+
+    def report(self) -> DeviceReport:
+        """All of it, as D-Bus and ``status`` show it."""
+        device, connection = self.device, self.connection
+        host = connection.host if connection else self.trying or next(iter(self._wanted()), None)
+        return DeviceReport(
+            bus_id=device.bus_id, vendor=device.vendor, product=device.product, serial=device.serial,
+            manufacturer=device.manufacturer, model=device.model, classes=device.class_names,
+            path=device.path, speed=device.speed, kind=device.kind, rule=self.rule, state=self.state,
+            reason=self.reason, host=host.name if host else "",
+            transport=connection.transport if connection else host.transport if host else "",
+            peer=connection.peer if connection else "", since=self.since, attempts=self.attempts,
+            next_attempt=self.next_attempt)
+
+    # How it decides.
+
+    def _wanted(self) -> tuple[Host, ...]:
+        if self._stopping or self._gone or self.held:
+            return ()
+        return (self.by_hand,) if self.by_hand is not None else self.decision.hosts
+
+    def _settle(self) -> Actions:
+        if self.work is Work.ATTEMPT:
+            if self._cancelled or self._wanted() == self._attempt_hosts:
+                return ()
+            self._cancelled = True
+            return (StopAttempt(),)
+        if self.work is not Work.NONE:
+            return ()
+        if self._gone:
+            return self._settle_gone()
+        wanted = self._wanted()
+        if not wanted:
+            return self._settle_unwanted()
+        if self.connection is not None:
+            return () if self.connection.host in wanted else self._release()
+        if self._parked or self._waiting:
+            return ()
+        return self._attempt(wanted)
+
+    def _settle_gone(self) -> Actions:
+        self.connection, self.claimed = None, False
+        if self._successor is None:
+            return (CloseLink(), Drop())
+        self.device, self.decision = self._successor
+        self._gone, self._successor, self._parked = False, None, False
+        self.held, self.by_hand, self._before_hand, self.attempts = False, None, None, 0
+        return (CloseLink(), *self._settle())
+
+    def _settle_unwanted(self) -> Actions:
+        if self._parked and self.claimed and not self._stopping:
+            return ()  # it could not be given back; it stays FAILED
+        if self.claimed or self.connection is not None:
+            return self._release()
+        if self._stopping:
+            return (Drop(),)
+        self.attempts = 0
+        self._show(ExportState.HELD if self.held else ExportState.IGNORED, self.reason if self.held else "")
+        return ()
+
+    def _attempt(self, hosts: tuple[Host, ...]) -> Actions:
+        self.work, self._attempt_hosts, self._cancelled = Work.ATTEMPT, hosts, False
+        self.next_attempt = 0
+        return (StartAttempt(self.device, hosts),)
+
+    def _release(self) -> Actions:
+        self.work = Work.RELEASE
+        return (StartRelease(self.device, self.connection),)
+
+    def _wait(self, reason: str, *, at_once_local: bool = False) -> Actions:
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.attempts, 10))
+        delay *= 0.75 + 0.5 * self.clocks.chance()
+        self.attempts += 1
+        self._waiting = True
+        self._show(ExportState.WAITING, reason)
+        self.next_attempt = self.clocks.wall() + int(delay * 1_000_000)
+        timer = StartTimer(delay)
+        if self.claimed and (at_once_local or delay >= LOCAL_FROM):
+            return (timer, *self._release())
+        return (timer,)
+
+    def _stop_waiting(self) -> Actions:
+        if not self._waiting:
+            return ()
+        self._waiting = False
+        self.next_attempt = 0
+        return (StopTimer(),)
+
+    def _show(self, state: ExportState, reason: str = "") -> None:
+        if state is not self.state:
+            self.since = self.clocks.wall()
+        self.state, self.reason = state, reason
+        if state is not ExportState.WAITING:
+            self.next_attempt = 0
