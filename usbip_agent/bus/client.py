@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -113,7 +113,7 @@ class Client:
         name, _ = await self._owner()
         return name
 
-    async def changes(self, *, initial: bool = False) -> AsyncIterator[Change]:
+    async def changes(self, *, initial: bool = False) -> AsyncGenerator[Change, None]:
         """What changes from now on (*initial*: first every object, as Added), until Vanished.
 
         One such iterator at a time.
