@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
 from usbip_agent.cli.hypothetical import OPTIONS, device_described, is_described
-from usbip_agent.cli.options import JSON, Verb, bus_id, option
+from usbip_agent.cli.options import CONFIGURATION, JSON, Verb, bus_id, option
 from usbip_agent.cli.output import print_diagnostic, print_json, print_line
 from usbip_agent.errors import ExitStatus, Fault, UnknownDeviceFault, UsageFault
 from usbip_agent.names import Service
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, arguments: Namespace) -> int:
-    from usbip_agent.cli.policies import may_read
+    from usbip_agent.cli.policies import configured, may_read
 
+    service = configured(service, arguments.config)
     if arguments.device is None:
         _explain_by_files(service, device_described(arguments), arguments.json)
         return ExitStatus.DONE
@@ -31,7 +32,8 @@ def run(service: Service, arguments: Namespace) -> int:
         _explain_by_daemon(service, arguments.device, arguments.json)
         return ExitStatus.DONE
     decision = _explain_by_files(service, _plugged(arguments.device), arguments.json)
-    _compare_with_daemon(service, arguments.device, decision)
+    if arguments.config is None:
+        _compare_with_daemon(service, arguments.device, decision)
     return ExitStatus.DONE
 
 
@@ -92,4 +94,5 @@ def _compare_with_daemon(service: Service, name: str, decision: PlainDecision) -
 
 VERB: Final = Verb("show which rule decides about a device, and why the earlier ones did not", run, (
     option("device", nargs="?", type=bus_id, metavar="BUSID", help="a device that is plugged in"),
-    *OPTIONS, JSON), "Without BUSID the options describe the device; --vendor and --product are needed then.")
+    *OPTIONS, CONFIGURATION, JSON),
+    "Without BUSID the options describe the device; --vendor and --product are needed then.")

@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError, Namespace
 from typing import Final
 
 from usbip_agent.cli.hypothetical import OPTIONS, device_described
-from usbip_agent.cli.options import JSON, Verb, option, some_text
+from usbip_agent.cli.options import CONFIGURATION, JSON, Verb, option, some_text
 from usbip_agent.cli.output import print_json, print_line
 from usbip_agent.errors import ExitStatus
 from usbip_agent.names import Service
@@ -17,13 +17,14 @@ LOCAL: Final = "127.0.0.1"
 
 
 def run(service: Service, arguments: Namespace) -> int:
-    from usbip_agent.cli.policies import accept_policy
+    from usbip_agent.cli.policies import accept_policy, configured
     from usbip_agent.policy.explain import lines, plain
 
     device = device_described(arguments)
     address: ipaddress.IPv4Address | ipaddress.IPv6Address = arguments.address
     node: str | None = arguments.node
-    decision = accept_policy(service).explain(node=node, peer=address, device=device)
+    policy = accept_policy(configured(service, arguments.config))
+    decision = policy.explain(node=node, peer=address, device=device)
     if arguments.json:
         answer = plain(decision)
         print_json({"rule": answer["rule"], "verdict": answer["verdict"], "steps": answer["steps"],
@@ -48,4 +49,4 @@ VERB: Final = Verb("show which rule decides about an export, and why the earlier
     option("--node", type=some_text, metavar="NODE", help="the authenticated node (else nobody: plain)"),
     option("--address", type=ip_address, default=LOCAL, metavar="ADDRESS",
            help=f"the peer's address (else {LOCAL})"),
-    *OPTIONS, JSON))
+    *OPTIONS, CONFIGURATION, JSON))

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from usbip_agent.cli.options import JSON, Verb
+from usbip_agent.cli.options import CONFIGURATION, JSON, Verb
 from usbip_agent.cli.output import print_diagnostic, print_json, print_line
 from usbip_agent.errors import ExitStatus, Fault
 from usbip_agent.names import Service
@@ -28,12 +28,12 @@ class Verdict:
 
 def run(service: Service, arguments: Namespace) -> int:
     from usbip_agent.cli.local_devices import exportable_devices
-    from usbip_agent.cli.policies import agent_policy
+    from usbip_agent.cli.policies import agent_policy, configured
 
     status = ExitStatus.DONE
     policy: AgentPolicy | None = None
     try:
-        policy = agent_policy(service)
+        policy = agent_policy(configured(service, arguments.config))
     except Fault as fault:
         print_diagnostic(service.command, f"what the policy says is not shown: {fault}")
         status = fault.exit_status
@@ -83,4 +83,5 @@ def _as_json(local: LocalDevice, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-VERB: Final = Verb("list local USB devices, and what the policy says of each", run, (JSON,))
+VERB: Final = Verb("list local USB devices, and what the policy says of each", run,
+                   (CONFIGURATION, JSON))

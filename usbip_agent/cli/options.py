@@ -62,7 +62,7 @@ def some_text(text: str) -> str:
 JSON: Final = option("--json", action="store_true", help="print JSON")
 DEBUG: Final = option("--debug", action="store_true", help="show the traceback of an internal error")
 CONFIGURATION: Final = option("--config", metavar="FILE", type=Path,
-                              help="read this file, and no drop-ins, instead of the configuration")
+                              help="read this file and the drop-ins beside it, not the installed ones")
 BUS_ID_OPTION: Final = option("-b", "--busid", required=True, type=bus_id, metavar="BUSID",
                               help="the device: 1-1.4, usbip-vudc.0")
 TCP_PORT: Final = option("-t", "--tcp-port", type=tcp_port, metavar="PORT",

@@ -64,7 +64,7 @@ def columns(text: str) -> int:
 
 
 def ago(since: int, now: float | None = None) -> str:
-    """How long it is since *since* (µs since the epoch): ``12 s``, ``3 min``, ``5 h``, ``2026-11-20 14:05``."""
+    """The time since *since* (µs since the epoch): ``12 s``, ``3 min``, ``5 h``, ``2026-11-20 14:05``."""
     if since == 0:
         return "-"
     now = time.time() if now is None else now

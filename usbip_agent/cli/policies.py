@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from usbip_agent.errors import ConfigurationFault, PermissionFault
@@ -12,6 +14,14 @@ from usbip_agent.policy.agent import AgentPolicy, InvalidConfiguration, load_age
 from usbip_agent.policy.usbipa import AcceptPolicy, load_accept_policy
 
 Policy = TypeVar("Policy")
+
+
+def configured(service: Service, configuration: Path | None) -> Service:
+    """*service* with another configuration (``--config``) and the drop-ins beside it, as ``run`` has it."""
+    if configuration is None:
+        return service
+    return replace(service, configuration=configuration,
+                   drop_ins=configuration.parent / service.drop_ins.name)
 
 
 def agent_policy(service: Service) -> AgentPolicy:

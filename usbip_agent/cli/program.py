@@ -64,7 +64,8 @@ def parser_for(program: Program, name: str, verb: Verb) -> ArgumentParser:
     """The parser of one verb."""
     parser = _Parser(prog=f"{program.service.command} {name}", description=verb.summary, epilog=verb.details,
                      allow_abbrev=False)
-    for each in (*verb.options, DEBUG):
+    own = any("--debug" in each.flags for each in verb.options)
+    for each in verb.options if own else (*verb.options, DEBUG):
         parser.add_argument(*each.flags, **each.settings)
     return parser
 

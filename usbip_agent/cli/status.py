@@ -41,7 +41,7 @@ def run_imports(service: Service, arguments: Namespace) -> int:
 
 
 def _ask(service: Service) -> tuple[ExitStatus, Sequence[Report]]:
-    """The daemon's reports, and the status to end with, which also says whether the kernel module is there."""
+    """The daemon's reports, and the status to end with, which also says if the kernel module is missing."""
     from usbip_agent.cli.daemon import ask
     from usbip_agent.cli.modules import module_fault
 
