@@ -74,7 +74,7 @@ class Agent:
             keeper.apply(keeper.export.unplugged())
 
     def present(self, devices: Iterable[Device], unsure: Set[str] = frozenset()) -> None:
-        """All devices that are there, after a start or after events were lost; of *unsure* nothing is said."""
+        """All devices that are there, after a start or after events were lost; *unsure* is left alone."""
         found = {device.bus_id: device for device in devices}
         for bus_id in self._keepers.keys() - found.keys() - unsure:
             self.unplugged(bus_id)

@@ -101,8 +101,9 @@ class _Daemon:
             notifier=self._notifier, on_change=agent.changed, on_drop=agent.dropped)
 
     def _exporter_of(self, device: Device) -> Exporter:
-        exporter: Exporter = self._vudc if device.kind is Kind.VUDC else self._stub
-        return exporter
+        if device.kind is Kind.VUDC:
+            return self._vudc
+        return self._stub
 
     def _load_policy(self) -> AgentPolicy:
         return load_agent_policy(self._options.configuration, self._options.drop_ins)
