@@ -1,8 +1,8 @@
 """Bytes ↔ messages: the only module that imports dbus-next, and all that is used of it is its marshaller.
 
-dbus-next's own connection is left aside. On it, a message that it cannot parse ends the connection, and every
-local user may send one; an authentication that the bus breaks off spins for ever; tracebacks go to callers;
-and a signature once seen is kept for good, so that a stranger can make the daemon grow.
+dbus-next's own connection is left aside. On it, one message that it cannot parse ends the connection; an
+authentication that the bus breaks off spins for ever; tracebacks go to callers; and every local user can make
+the daemon grow, with messages of 32 MiB or with signatures never seen before, each of which is kept for good.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _decode(frame: bytes) -> Message:
 class Framer:
     """Cuts what the bus sends into messages.
 
-    A message that dbus-next cannot read (an unknown header field or type, which the specification wants
-    ignored), or one longer than *limit* bytes, is dropped alone: every local user may send us signals.
+    A message longer than *limit* bytes, or one that dbus-next cannot read (an unknown header field or type,
+    which the specification wants ignored; dbus-daemon 1.14 lets neither through), is dropped alone.
     """
 
     def __init__(self, limit: int) -> None:
