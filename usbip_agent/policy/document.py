@@ -16,6 +16,8 @@ MAXIMUM_DEPTH = 16
 MAXIMUM_NODES = 4_000_000
 """Mappings, lists and scalars in one file; what 16 MiB of honest rules do not reach."""
 
+_STAR_HINT = "a pattern that begins with * needs quotes"
+
 # libyaml is five times as fast; both read the same language.
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -99,7 +101,8 @@ def parse_document(source: Source, data: bytes, problems: Problems) -> Mapping |
                 return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        message = f"not YAML: {error.problem or error.context}"
+        hint = f": {_STAR_HINT}" if "alias" in (error.context or "") else ""
+        message = f"not YAML: {error.problem or error.context}{hint}"
         problems.add(Place(source, mark.line + 1 if mark else 0), message)
         return None
     except yaml.reader.ReaderError as error:
@@ -162,7 +165,7 @@ class _Builder:
 
     def _take_node(self, event: yaml.NodeEvent, line: int) -> None:
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(line, f"aliases ({quoted('*' + event.anchor)}) are not taken: write it out")
+            self._refuse(line, f"aliases ({quoted('*' + event.anchor)}) are not taken: {_STAR_HINT}")
             self._put_scalar(line, Scalar("", plain=False))
             return
         if event.anchor is not None:

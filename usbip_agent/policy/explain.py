@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TypedDict
 
 from usbip_agent.policy.agent import Decision
+from usbip_agent.policy.problems import quoted
 from usbip_agent.policy.rules import Step
 from usbip_agent.policy.usbipa import AcceptDecision
 
@@ -41,7 +42,7 @@ def lines(decision: Decision | AcceptDecision) -> tuple[str, ...]:
 
 
 def _rule(name: str) -> str:
-    return "the default" if name == "default" else f"the rule {name}"
+    return "the default" if name == "default" else quoted(name)
 
 
 def plain(decision: Decision | AcceptDecision) -> PlainDecision:

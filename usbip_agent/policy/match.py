@@ -73,6 +73,7 @@ MATCH_KEYS = (
 
 _INDEX = {key.name: index for index, key in enumerate(MATCH_KEYS)}
 _NOT = "not"
+_SEE_INTERFACES = "00"
 
 
 def traits_of(device: Device) -> Traits:
@@ -120,7 +121,9 @@ class Condition:
         return f"{self.key} {self._listed_wishes()}"
 
     def mismatch(self, traits: Traits) -> Mismatch:
-        actual = listed([self._shown(text) for text in traits[self.index]])
+        # A device's class 00 means "see the interfaces": beside those it would only puzzle.
+        texts = [text for text in traits[self.index] if text != _SEE_INTERFACES] or traits[self.index]
+        actual = listed([self._shown(text) for text in texts])
         return Mismatch(f"{self.key} is {actual}, not {self._listed_wishes()}")
 
     def _listed_wishes(self) -> str:
