@@ -20,6 +20,10 @@ _PRIMARY_OWNER, _ALREADY_OWNER = 1, 4
 """RequestName's flag and replies (D-Bus specification, "org.freedesktop.DBus.RequestName")."""
 
 
+class NameHeldFault(UnavailableFault):
+    """Another process has the daemon's name: most likely the daemon itself, running already."""
+
+
 class BusServer:
     """Made by ``serve_agent`` or ``serve_usbipa``."""
 
@@ -44,7 +48,8 @@ async def serve_agent(operations: AgentOperations, *, address: str | None = None
                       reports: Iterable[Report] = (), privileged_uid: int = 0) -> BusServer:
     """Put the device side on the bus at *address* (None: the system bus), showing *reports* from the start.
 
-    Raises UnavailableFault without a bus or when the name is taken, PermissionFault when it may not be had.
+    Raises UnavailableFault without a bus, NameHeldFault (one of these) when the name is taken, PermissionFault
+    when it may not be had.
     """
     return await _serve(AGENT, agent_methods(operations), address, reports, privileged_uid)
 
@@ -83,8 +88,8 @@ async def _request_name(service: Service, connection: Connection) -> None:
             hint=f"run {service.command} as root; its package installs the bus policy") from None
     if reply not in (_PRIMARY_OWNER, _ALREADY_OWNER):
         holder = await _holder(service, connection)
-        raise UnavailableFault(f"the D-Bus name {service.bus_name} is held by {holder}",
-                               hint=f"is {service.command} running already? systemctl status {service.unit}")
+        raise NameHeldFault(f"the D-Bus name {service.bus_name} is held by {holder}",
+                            hint=f"is {service.command} running already? systemctl status {service.unit}")
 
 
 async def _holder(service: Service, connection: Connection) -> str:

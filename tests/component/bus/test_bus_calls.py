@@ -16,9 +16,9 @@ from usbip_agent.bus.connection import Connection
 from usbip_agent.bus.dispatch import OUTSTANDING_CALLS
 from usbip_agent.bus.marshalling import Flag, variant
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions
-from usbip_agent.bus.server import serve_agent
+from usbip_agent.bus.server import NameHeldFault, serve_agent
 from usbip_agent.bus.standard import CallError
-from usbip_agent.errors import ConfigurationFault, PermissionFault, UnavailableFault, UnreachableFault
+from usbip_agent.errors import ConfigurationFault, PermissionFault, UnreachableFault
 from usbip_agent.names import AGENT, USBIPA, Service
 from usbip_agent.report import DeviceReport
 
@@ -249,7 +249,7 @@ async def test_who_wants_no_reply_gets_none(bus: PrivateBus) -> None:
 
 async def test_a_name_that_is_held(bus: PrivateBus) -> None:
     async with serving(bus) as server:
-        with pytest.raises(UnavailableFault) as caught:
+        with pytest.raises(NameHeldFault) as caught:
             await serve_agent(FakeAgent(), address=bus.address)
         assert caught.value.what == (f"the D-Bus name org.usbip.Agent1 is held by process {os.getpid()} "
                                      f"({server.connection.unique_name})")
