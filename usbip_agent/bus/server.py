@@ -48,8 +48,8 @@ async def serve_agent(operations: AgentOperations, *, address: str | None = None
                       reports: Iterable[Report] = (), privileged_uid: int = 0) -> BusServer:
     """Put the device side on the bus at *address* (None: the system bus), showing *reports* from the start.
 
-    Raises UnavailableFault without a bus, NameHeldFault (one of these) when the name is taken, PermissionFault
-    when it may not be had.
+    Raises UnavailableFault without a bus, NameHeldFault (one of these) when the name is taken, and
+    PermissionFault when it may not be had.
     """
     return await _serve(AGENT, agent_methods(operations), address, reports, privileged_uid)
 
