@@ -19,10 +19,10 @@ def _children() -> set[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             # pid (name, which may hold anything) state parent …
-            parent = (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            described = (process / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        if parent == mine:
+        if described.rpartition(")")[2].split()[1] == mine:
             children.add(int(process.name))
     return children
 

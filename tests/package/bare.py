@@ -1,4 +1,4 @@
-"""Bare Debian systems to install the packages in: no init, no kernel, just what apt finds on a fresh machine."""
+"""Bare Debian systems to install the packages in: no init, no kernel, what apt finds on a fresh machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BareSystem:
 
     @classmethod
     def unpack(cls, suite: str, root: Path) -> BareSystem:
-        """A fresh one in *root*. The first of a suite is made from apt's own sources, then kept in the cache."""
+        """A fresh one in *root*. The first of a suite is made from apt's own sources; the cache keeps it."""
         archive = cache.entry(f"bare-{suite}-{cache.digest(suite, mirror())}",
                               lambda target: _make(suite, target)) / "bare.tar"
         root.mkdir(parents=True)
@@ -69,4 +69,5 @@ def _checked(*command: str) -> None:
 
 def _environment() -> dict[str, str]:
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    return {"PATH": TOOLS_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", **proxies}
+    return {"PATH": TOOLS_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive",
+            **proxies}

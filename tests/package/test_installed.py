@@ -39,9 +39,9 @@ def test_without_a_daemon_status_is_one_line_and_exit_69(installed: BareSystem, 
 
 @SERVICES
 def test_configuration_is_for_root_only(installed: BareSystem, service: Service) -> None:
-    modes = {path: (S_IMODE(installed.path(str(path)).stat().st_mode), installed.path(str(path)).stat().st_uid)
-             for path in (service.configuration, service.drop_ins)}
-    assert modes == {service.configuration: (0o600, 0), service.drop_ins: (0o700, 0)}
+    for path, mode in ((service.configuration, 0o600), (service.drop_ins, 0o700)):
+        found = installed.path(str(path)).stat()
+        assert (S_IMODE(found.st_mode), found.st_uid) == (mode, 0), path
 
 
 @SERVICES

@@ -29,10 +29,12 @@ USES: dict[str, set[str]] = {
 }
 """Which rooms a room may use, beside BASE and itself."""
 
-ONLY_IN = {"dbus_next": "bus", "pyudev": "kernel", "sdnotify": "service", "systemd": "service", "yaml": "policy"}
+ONLY_IN = {
+    "dbus_next": "bus", "pyudev": "kernel", "sdnotify": "service", "systemd": "service", "yaml": "policy"}
 """Libraries that only one room knows."""
 
-IO_MODULES = {"asyncio", "ctypes", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}
+IO_MODULES = {
+    "asyncio", "ctypes", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}
 PURE_ROOMS = {"policy", *BASE}
 
 MODULES = python_files(PACKAGE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,8 @@ def project() -> dict[str, object]:
 def installed_sources() -> set[str]:
     """Every path of the tree that some debian/*.install, *.manpages or *.service names."""
     lists = [*DEBIAN.glob("*.install"), *DEBIAN.glob("*.manpages")]
-    named = {line.split()[0] for path in lists for line in path.read_text(encoding="utf-8").splitlines() if line}
+    lines = [line for path in lists for line in path.read_text(encoding="utf-8").splitlines()]
+    named = {line.split()[0] for line in lines if line}
     units = {str(path.resolve().relative_to(ROOT)) for path in DEBIAN.glob("*.service")}
     return named | units
 
@@ -53,7 +53,8 @@ def test_commands_of_the_packages_are_those_of_the_project() -> None:
     assert isinstance(commands, dict)
     for command, target in commands.items():
         module, _, function = target.partition(":")
-        assert f"from {module} import {function}" in Path(DEBIAN / "bin" / command).read_text(encoding="utf-8")
+        script = (DEBIAN / "bin" / command).read_text(encoding="utf-8")
+        assert f"from {module} import {function}" in script
 
 
 def test_debian_depends_on_what_python_needs() -> None:

@@ -44,7 +44,8 @@ def test_rules_run_nothing_and_jump_to_labels_that_exist(path: Path) -> None:
 
 
 def test_names_are_those_of_the_daemons() -> None:
-    wants = [term for rule in terms(ROOT / "udev/60-usbip-agent.rules") for term in rule if "SYSTEMD" in term[0]]
+    rules = terms(ROOT / "udev/60-usbip-agent.rules")
+    wants = [term for rule in rules for term in rule if term[0] == "ENV{SYSTEMD_WANTS}"]
     assert set(wants) == {("ENV{SYSTEMD_WANTS}", "+=", AGENT.unit)}
     tags = [term for rule in terms(ROOT / "udev/60-usbipa.rules") for term in rule if term[0] == "TAG"]
     assert tags == [("TAG", "+=", UDEV_TAG_USBIPA)]
