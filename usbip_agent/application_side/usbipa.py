@@ -1,0 +1,160 @@
+"""The daemon, as the peers (``negotiation.Desk``), the bus (``UsbipaOperations``) and signals see it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from usbip_agent.application_side.imports import Import, Offer
+from usbip_agent.application_side.keeper import Keeper
+from usbip_agent.application_side.life import Life
+from usbip_agent.errors import ModuleFault, RefusedFault
+from usbip_agent.kernel.vhci import MODULE_HINT
+from usbip_agent.policy.usbipa import AcceptDecision, AcceptPolicy, ExportReply, Listener
+from usbip_agent.report import ImportReport, ImportState
+
+log = logging.getLogger(__name__)
+
+
+class Sockets(Protocol):
+    """What is needed of the listening sockets (``listener.Listeners``)."""
+
+    @property
+    def listening(self) -> tuple[Listener, ...]: ...
+    def configure(self, wanted: Iterable[Listener]) -> None: ...
+
+
+class Publisher(Protocol):
+    """Where imports are shown (``bus.publisher.Publisher``)."""
+
+    def put(self, report: ImportReport) -> None: ...
+    def remove(self, key: int) -> None: ...
+
+
+class Showcase:
+    """Shows imports on the bus when there is one, and tells of each change (``keeper.Display``)."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._publisher: Publisher | None = None
+        self._shown: dict[int, ImportReport] = {}
+
+    @property
+    def reports(self) -> tuple[ImportReport, ...]:
+        return tuple(self._shown.values())
+
+    def publish_on(self, publisher: Publisher | None, already: Iterable[ImportReport] = ()) -> None:
+        """Shows everything on *publisher*, which shows *already*, from now on; None: nowhere."""
+        self._publisher = publisher
+        if publisher is not None:
+            for report in already:
+                if report.port not in self._shown:
+                    publisher.remove(report.port)
+            for report in self.reports:
+                publisher.put(report)
+
+    def show(self, entry: Import) -> None:
+        self._shown[entry.port] = entry.report
+        if self._publisher is not None:
+            self._publisher.put(entry.report)
+        self._on_change()
+
+    def hide(self, port: int) -> None:
+        self._shown.pop(port, None)
+        if self._publisher is not None:
+            self._publisher.remove(port)
+        self._on_change()
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says over the configuration."""
+
+    port: int | None = None
+
+    def apply(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+        """*listeners* with the port of ``-t``; those that differed by the port alone become one."""
+        if self.port is None:
+            return tuple(listeners)
+        return tuple(dict.fromkeys(replace(each, port=self.port) for each in listeners))
+
+
+class Usbipa:
+    """Applies the policy to what comes in."""
+
+    def __init__(self, load_policy: Callable[[], AcceptPolicy], keeper: Keeper, sockets: Sockets,
+                 is_module_loaded: Callable[[], bool], overrides: Overrides = Overrides()) -> None:
+        self._load_policy = load_policy
+        self._keeper = keeper
+        self._sockets = sockets
+        self._is_module_loaded = is_module_loaded
+        self._overrides = overrides
+        self._policy = AcceptPolicy()
+
+    # As peers see it.
+
+    @property
+    def with_return_code(self) -> bool:
+        return self._policy.export_reply is ExportReply.V9
+
+    async def admit(self, offer: Offer) -> Life:
+        decision = self._decide(offer)
+        if not decision.accept:
+            raise RefusedFault(f"rule {decision.rule}: {decision.why}")
+        if not self._is_module_loaded():
+            raise ModuleFault("vhci-hcd is not loaded", hint=MODULE_HINT)
+        return await self._keeper.reserve(offer, decision.rule)
+
+    async def unexport(self, offer: Offer) -> None:
+        await self._keeper.end(self._keeper.find(offer).port, f"un-exported by {offer.peer}")
+
+    # As the bus sees it.
+
+    async def detach(self, port: int) -> None:
+        await self._keeper.end(port, "detached by hand")
+
+    async def reload(self) -> None:
+        """InvalidConfiguration, or UnavailableFault for an address that cannot be had, changes nothing."""
+        policy = self._load_policy()
+        self._sockets.configure(self._overrides.apply(policy.listen))
+        self._policy = policy
+        await self.end_rejected()
+
+    # As main sees it.
+
+    def configure(self) -> None:
+        """Loads the policy and listens, without accepting yet. As ``reload``, it may raise."""
+        policy = self._load_policy()
+        self._sockets.configure(self._overrides.apply(policy.listen))
+        self._policy = policy
+
+    async def end_rejected(self) -> None:
+        """Ends the imports that the rules no longer accept, and returns when their ports are free."""
+        await self._keeper.end_all("the rules no longer accept it", which=self._is_rejected)
+
+    @property
+    def status(self) -> str:
+        """What an operator wants to know first."""
+        imports = tuple(self._keeper)
+        attaching = sum(1 for each in imports if each.state is ImportState.ATTACHING)
+        counts = f"{len(imports)} imported" + (f" ({attaching} attaching)" if attaching else "")
+        where = ", ".join(_shown(each) for each in self._sockets.listening)
+        line = f"{counts}, listening {f'on {where}' if where else 'nowhere: none is configured'}"
+        if not self._is_module_loaded():
+            return f"vhci-hcd is not loaded, nothing can be imported ({MODULE_HINT}); {line}"
+        return line
+
+    def _decide(self, offer: Offer) -> AcceptDecision:
+        peer = ipaddress.ip_address(offer.address)
+        return self._policy.decide(node=offer.node, peer=peer, device=offer.device)
+
+    def _is_rejected(self, entry: Import) -> bool:
+        return not self._decide(entry.offer).accept
+
+
+def _shown(listener: Listener) -> str:
+    address = f"[{listener.address}]" if ":" in listener.address else listener.address
+    return f"{address}:{listener.port} ({', '.join(sorted(listener.transports))})"
