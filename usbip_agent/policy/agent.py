@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import ClassVar
 
 from usbip_agent.device import Device
 from usbip_agent.policy.document import Entry, Mapping
-from usbip_agent.policy.files import Documents, read_configuration, read_files
+from usbip_agent.policy.files import Documents, read_configuration, read_files, short_host_name
 from usbip_agent.policy.hosts import DeclaredHost, Host, HostName, read_host_name, read_hosts, unique_hosts
 from usbip_agent.policy.keys import key, one, only_true, read_keys, refuse_repeated, several
 from usbip_agent.policy.match import EVERYTHING, Match, Traits, holding, read_match, traits_of
@@ -185,9 +184,9 @@ def _refuse_unknown_host(name: HostName, hosts: dict[str, Host], problems: Probl
 
 
 def _own_name(documents: Documents, problems: Problems) -> str:
-    """The machine's short host name."""
+    """What the machine calls itself, where no ``node`` says so."""
     try:
-        return system_name(socket.gethostname().partition(".")[0])
+        return system_name(short_host_name())
     except ValueError as error:
         message = f"the host name does not do for a node: {error}; set node:"
         problems.add(Place(documents.sources[0], 0), message)

@@ -1,4 +1,4 @@
-"""Which files a configuration consists of, and their bytes: the only input of this room."""
+"""Which files a configuration consists of, and their bytes; and the host name: all input of this room."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def read_files(files: Sequence[Path], problems: Problems) -> Documents:
     """The named files, in this order. What cannot be read is a problem and missing from the mappings."""
     sources = tuple(Source(file, _short_name(file, files[0])) for file in dict.fromkeys(files))
     return Documents(sources, tuple(_parse_each(sources, problems)))
+
+
+def short_host_name() -> str:
+    """The kernel's host name up to its first dot."""
+    return os.uname().nodename.partition(".")[0]
 
 
 def _drop_ins(directory: Path, configuration: Path, problems: Problems) -> Sequence[Path]:

@@ -178,13 +178,6 @@ def choice(kind: type[E], *, without: tuple[E, ...] = ()) -> Parser[E]:
     return parse
 
 
-def flag(text: str) -> bool:
-    """``true`` or ``false``."""
-    if text not in ("true", "false"):
-        raise ValueError(f"{quoted(text)} is neither true nor false")
-    return text == "true"
-
-
 def only_true(text: str) -> bool:
     """``true``. What else could be written after ``ignore:`` would not be a rule."""
     if text != "true":

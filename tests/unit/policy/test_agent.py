@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,13 +153,13 @@ def test_urls_that_are_taken(tmp_path: Path, url: str) -> None:
 
 
 def test_the_node_is_called_after_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "pi-7.example.net")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="pi-7.example.net"))
     assert agent(tmp_path, "version: 1\n").node == "pi-7"
     assert agent(tmp_path, "version: 1\nnode: other\n").node == "other"
 
 
 def test_a_host_name_that_is_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "küche")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="küche"))
     assert problems_of(agent, tmp_path, "version: 1\n") == [
         'agent.yaml: the host name does not do for a node: "küche" is no name: up to 64 of A-Z a-z 0-9 . _ -,'
         " and no . or - in front; set node:"]
