@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, Callable
 
@@ -111,15 +112,15 @@ class Stick(Device):
 
     def __init__(self, size: int = 16 << 20, serial: str = "LAB0001", **properties: Any) -> None:
         super().__init__(serial=serial, **properties)
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        file, name = tempfile.mkstemp(prefix=f"usbip-lab-{os.getpid()}-", dir=memory)
-        self.path = Path(name)
+        # Memory without a name: nothing to remove, even if this process is killed.
+        self._content = os.memfd_create(self.id)
+        self.path = Path(f"/proc/{os.getpid()}/fd/{self._content}")
         total = hashlib.sha256()
-        with os.fdopen(file, "wb") as image:
-            for _ in range(size >> 20):
-                piece = os.urandom(1 << 20)
-                total.update(piece)
-                image.write(piece)
+        for _ in range(size >> 20):
+            piece = os.urandom(1 << 20)
+            total.update(piece)
+            os.write(self._content, piece)
+        weakref.finalize(self, os.close, self._content)
         self.disk = f"/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_{serial}-0:0"
         self.sha256 = total.hexdigest()
 
@@ -130,9 +131,6 @@ class Stick(Device):
 
     def disconnect(self, qmp: Qmp) -> None:
         qmp.command("blockdev-del", node_name=f"{self.id}-disk")
-
-    def close(self) -> None:
-        self.path.unlink(missing_ok=True)
 
 
 class Serial(Device):

@@ -69,7 +69,7 @@ def test_devices_come_and_go(bare_pair: Pair) -> None:
         node.sh("stty -F /dev/ttyUSB0 raw -echo; echo hello > /dev/ttyUSB0")
         assert line.recv(16)
     node.unplug(stick)
-    node.until("[ ! -e /dev/sda ]")
+    node.until(f"[ ! -e {stick.disk} ]")
     assert node.plug(stick, 8) == "2-8"
     node.unplug(fast)
     assert node.dmesg_warnings() == []
