@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,7 +20,10 @@ from usbip_agent.policy.agent import AgentPolicy, Host
 from usbip_agent.report import DeviceReport, ExportState, Report
 
 DIAL_DEADLINE: Final = 3.0
-"""Seconds for a host to answer; looking its name up has the resolver's own."""
+"""Seconds for one address to answer."""
+
+ANSWER_DEADLINE: Final = 10.0
+"""Seconds for all hosts together: a resolver without its servers takes longer, and is not waited for."""
 
 TABLE_SIZE: Final = 16
 """Entries of ``match_busid`` (drivers/usb/usbip/stub_main.c, MAX_BUSID)."""
@@ -43,9 +47,8 @@ def _check_configuration(service: Service) -> Iterator[Finding]:
         yield failed("configuration", fault.what, fault.hint)
         return
     yield judge_policy(service, policy)
-    if policy.hosts:
-        with ThreadPoolExecutor(max_workers=min(32, len(policy.hosts))) as pool:
-            yield from pool.map(lambda host: judge_host(host, dial(host)), policy.hosts)
+    for host, error in dial_all(policy.hosts):
+        yield judge_host(host, error)
 
 
 def judge_policy(service: Service, policy: AgentPolicy) -> Finding:
@@ -63,6 +66,22 @@ def destination(host: Host) -> tuple[str, int]:
         url = urlsplit(host.url)
         return url.hostname or "", url.port or 443
     return host.address, host.port
+
+
+def dial_all(hosts: Sequence[Host]) -> list[tuple[Host, OSError | None]]:
+    """Each host with the error of ``dial``, all at once. The threads are daemons: none holds up the end."""
+    errors: list[OSError | None] = [TimeoutError()] * len(hosts)
+
+    def note(index: int) -> None:
+        errors[index] = dial(hosts[index])
+
+    threads = [threading.Thread(target=note, args=(index,), daemon=True) for index in range(len(hosts))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + ANSWER_DEADLINE
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return list(zip(hosts, errors))
 
 
 def dial(host: Host) -> OSError | None:
@@ -89,8 +108,8 @@ def judge_host(host: Host, error: OSError | None) -> Finding:
         return failed(name, f"{where}: connection refused",
                       "start usbipa there (usbipa doctor), or correct the port")
     if isinstance(error, TimeoutError):
-        return failed(name, f"{where}: no answer within {DIAL_DEADLINE:.0f} s",
-                      "is the host up? does a firewall between drop the packets?")
+        return failed(name, f"{where}: no answer",
+                      "is the host up? does a firewall drop the packets? does its name server answer?")
     return failed(name, f"{where}: {error.strerror or error}", "ip route; ping")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from usbip_agent.errors import ConfigurationFault, PermissionFault
-from usbip_agent.names import Service
+from usbip_agent.names import AGENT, USBIPA, Service
 from usbip_agent.policy.agent import AgentPolicy, InvalidConfiguration, load_agent_policy
 from usbip_agent.policy.usbipa import AcceptPolicy, load_accept_policy
 
@@ -47,4 +47,11 @@ def _load(service: Service, load: Callable[[], Policy]) -> Policy:
     try:
         return load()
     except InvalidConfiguration as invalid:
-        raise ConfigurationFault(invalid.what, hint=f"{service.command} check shows every error") from None
+        raise with_hint(service, invalid) from None
+
+
+def with_hint(service: Service, invalid: ConfigurationFault) -> ConfigurationFault:
+    """The fault of an invalid configuration, with the words that show all of its errors."""
+    installed = service.configuration in (AGENT.configuration, USBIPA.configuration)
+    words = "check" if installed else f"check --config {service.configuration}"
+    return ConfigurationFault(invalid.what, hint=f"{service.command} {words} shows every error")

@@ -18,7 +18,7 @@ def run_agent(service: Service, arguments: Namespace) -> int:
     from usbip_agent.device_side.main import RunOptions, run
 
     options = RunOptions(arguments.config or service.configuration)
-    return _run(service, arguments.debug, lambda: run(options))
+    return _run(service, arguments, lambda: int(run(options)))
 
 
 def run_usbipa(service: Service, arguments: Namespace) -> int:
@@ -26,17 +26,18 @@ def run_usbipa(service: Service, arguments: Namespace) -> int:
 
     options = RunOptions(arguments.config or service.configuration,
                          ipv4=arguments.ipv4, ipv6=arguments.ipv6, port=arguments.tcp_port)
-    return _run(service, arguments.debug, lambda: int(run(options)))
+    return _run(service, arguments, lambda: int(run(options)))
 
 
-def _run(service: Service, verbose: bool, run: Callable[[], int]) -> int:
+def _run(service: Service, arguments: Namespace, run: Callable[[], int]) -> int:
+    from usbip_agent.cli.policies import configured, with_hint
     from usbip_agent.service.journal import set_up
 
-    set_up(service.command, verbose=verbose)
+    set_up(service.command, verbose=arguments.debug)
     try:
         return run()
     except ConfigurationFault as fault:
-        raise ConfigurationFault(fault.what, hint=f"{service.command} check shows every error") from None
+        raise with_hint(configured(service, arguments.config), fault) from None
     except (Fault, OSError):
         raise
     except Exception:

@@ -163,6 +163,21 @@ async def test_connect_that_has_to_wait_is_no_success(bus: PrivateBus) -> None:
     assert said.status == 1 and said.err == "usbip-agent: 1-1.4 is waiting: no free port\n"
 
 
+async def test_connect_can_be_interrupted(bus: PrivateBus) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await never.wait()
+
+    async with serving(bus, FakeAgent(busy=hang), reports=[STICK]):
+        process = await start(bus, "usbip-agent", "connect", "-b", "1-1.4", "-r", "lab")
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+        process.send_signal(signal.SIGINT)
+        said = await end(process)
+    assert (said.status, said.out, said.err) == (130, "", "")
+
+
 async def test_connect_is_for_root(bus: PrivateBus) -> None:
     async with serving(bus, privileged_uid=os.getuid() + 1, reports=[STICK]):
         said = await run(bus, "usbip-agent", "connect", "-b", "1-1.4", "-r", "lab")

@@ -69,10 +69,21 @@ def test_dialling() -> None:
         port = server.getsockname()[1]
         accepting = threading.Thread(target=lambda: server.accept()[0].close())
         accepting.start()
-        assert doctor_agent.dial(Host("here", "127.0.0.1", port)) is None
+        here = Host("here", "127.0.0.1", port)
+        assert doctor_agent.dial_all([here]) == [(here, None)]
         accepting.join()
-    assert isinstance(doctor_agent.dial(Host("here", "127.0.0.1", port)), ConnectionRefusedError)
-    assert isinstance(doctor_agent.dial(Host("odd", "a" * 64 + ".example", 1)), OSError)
+    errors = [error for _, error in doctor_agent.dial_all([here, Host("odd", "a" * 64 + ".example", 1)])]
+    assert isinstance(errors[0], ConnectionRefusedError) and isinstance(errors[1], socket.gaierror)
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(doctor_agent, "ANSWER_DEADLINE", 0.05)
+    monkeypatch.setattr(doctor_agent, "dial", lambda host: answered.wait(30) and None)
+    host = Host("slow", "slow.example")
+    [(found, error)] = doctor_agent.dial_all([host])
+    answered.set()
+    assert found is host and isinstance(error, TimeoutError)
 
 
 def test_devices_that_need_somebody() -> None:
