@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from usbip_agent.cli.output import natural_order
 from usbip_agent.device import Device, Kind
 from usbip_agent.kernel import sysfs
 from usbip_agent.kernel.stub import DRIVER
@@ -24,7 +25,7 @@ class LocalDevice:
 def all_local_devices() -> list[LocalDevice]:
     """All of them, hubs and imported devices too, in the order of their busids."""
     found = {device.bus_id: device for device in _enumerate()}
-    return [LocalDevice(found[name], _drivers_of(found[name])) for name in sorted(found, key=_natural)]
+    return [LocalDevice(found[name], _drivers_of(found[name])) for name in sorted(found, key=natural_order)]
 
 
 def exportable_devices() -> list[LocalDevice]:
@@ -53,9 +54,3 @@ def _drivers_of(device: Device) -> tuple[str, ...]:
         return (DRIVER,)
     drivers = (sysfs.driver_of(interface) for interface in sorted(directory.glob(f"{device.bus_id}:*")))
     return tuple(dict.fromkeys(driver for driver in drivers if driver))
-
-
-def _natural(bus_id: str) -> tuple[tuple[bool, int, str], ...]:
-    """1-2 before 1-10, vUDCs last."""
-    words = bus_id.replace("-", ".").split(".")
-    return tuple((not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in words)

@@ -92,3 +92,9 @@ def local_time(since: int) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 rule``, ``2 rules``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def natural_order(bus_id: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sort key: 1-2 before 1-10, vUDCs last."""
+    words = bus_id.replace("-", ".").split(".")
+    return tuple((not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words)

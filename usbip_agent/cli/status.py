@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Final
 
 from usbip_agent.cli.options import JSON, Verb
-from usbip_agent.cli.output import ago, duration, print_diagnostic, print_json, print_line, print_table
+from usbip_agent.cli.output import (
+    ago, duration, natural_order, print_diagnostic, print_json, print_line, print_table)
 from usbip_agent.cli.program import line_of
 from usbip_agent.errors import ExitStatus, UnavailableFault
 from usbip_agent.names import Service
@@ -17,7 +18,8 @@ from usbip_agent.report import DeviceReport, ExportState, ImportReport, ImportSt
 
 def run_devices(service: Service, arguments: Namespace) -> int:
     status, reports = _ask(service)
-    devices = [report for report in reports if isinstance(report, DeviceReport)]
+    devices = sorted((report for report in reports if isinstance(report, DeviceReport)),
+                     key=lambda report: natural_order(report.bus_id))
     if arguments.json:
         print_json({"devices": [asdict(report) for report in devices]})
     elif devices:
@@ -29,7 +31,8 @@ def run_devices(service: Service, arguments: Namespace) -> int:
 
 def run_imports(service: Service, arguments: Namespace) -> int:
     status, reports = _ask(service)
-    imports = [report for report in reports if isinstance(report, ImportReport)]
+    imports = sorted((report for report in reports if isinstance(report, ImportReport)),
+                     key=lambda report: report.port)
     if arguments.json:
         print_json({"imports": [asdict(report) for report in imports]})
     elif imports:

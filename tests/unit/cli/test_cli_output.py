@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from usbip_agent.cli.monitor import change_as_json, change_line
-from usbip_agent.cli.output import ago, columns, duration, print_line, print_table
+from usbip_agent.cli.output import ago, columns, duration, natural_order, print_line, print_table
 from usbip_agent.cli.status import device_row, import_row
 from usbip_agent.report import DeviceReport, ExportState, ImportReport, ImportState
 
@@ -56,6 +56,11 @@ def test_other_times_are_dates() -> None:
     assert ago(1_900_000_000_000_000, now).startswith("2030-03-1")
     assert ago(0xFFFFFFFFFFFFFFFF, now) == "-" or ago(0xFFFFFFFFFFFFFFFF, now)[0].isdigit()
     assert duration(7199) == "2 h"
+
+
+def test_busids_are_in_the_order_of_their_numbers() -> None:
+    names = ["usbip-vudc.0", "1-10", "2-1", "1-2.10", "1-2", "1-2.9"]
+    assert sorted(names, key=natural_order) == ["1-2", "1-2.9", "1-2.10", "1-10", "2-1", "usbip-vudc.0"]
 
 
 def test_a_device_that_waits_says_why_and_until_when() -> None:
