@@ -320,8 +320,8 @@ class Life:
         around.records.drop(self.port)
         if self.port in around.imports:
             around.appearances.forget(self._entry.local_bus_id)
-        around.display.hide(self.port)
         self._release()
+        around.display.hide(self.port)
 
     def _release(self) -> None:
         self._around.imports.release(self.port)

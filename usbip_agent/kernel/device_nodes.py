@@ -1,7 +1,8 @@
 """What an import became on this machine: the device nodes below it, and what it calls itself.
 
 The shipped rule (60-usbipa.rules) tags everything below vhci-hcd, so the kernel wakes this process for
-nothing else. A node belongs to the import by the local busid in its path: ``…/vhci_hcd.0/usb3/3-1/3-1:1.0/…``.
+nothing else. A node belongs to the import by the local busid in its path:
+``…/vhci_hcd.0/usb3/3-1/3-1:1.0/…``.
 """
 
 from __future__ import annotations
