@@ -95,13 +95,13 @@ class Agent:
     def changed(self, report: DeviceReport) -> None:
         """A device's report has changed."""
         self._outlets.published(report)
-        self._tell_status()
+        self.tell_status()
 
     def dropped(self, bus_id: str) -> None:
         """A keeper has nothing left to do."""
         if self._keepers.pop(bus_id, None) is not None:
             self._outlets.withdrawn(bus_id)
-            self._tell_status()
+            self.tell_status()
         if not self._keepers:
             self._empty.set()
 
@@ -109,7 +109,8 @@ class Agent:
         """Every device, in the order of busids."""
         return tuple(self._keepers[bus_id].report() for bus_id in sorted(self._keepers))
 
-    def _tell_status(self) -> None:
+    def tell_status(self) -> None:
+        """Sends the status line."""
         self._outlets.status_line(summary(self.reports(), now_for_people()))
 
     # What people say (``bus.operations.AgentOperations``).

@@ -34,6 +34,7 @@ class Work(StrEnum):
     NONE = "none"
     ATTEMPT = "attempt"
     UNLINK = "unlink"
+    CLEANUP = "cleanup"
     RELEASE = "release"
 
 
@@ -75,8 +76,10 @@ class AwaitUnlink:
 
 
 @dataclass(frozen=True, slots=True)
-class CloseLink:
-    """Forget the link: the device that it belonged to is gone, and with it the kernel's end."""
+class StartCleanup:
+    """The device is gone: close the link, clear what the driver still says of it; report when done."""
+
+    device: Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class Drop:
     """Nothing is left to do for this device, ever."""
 
 
-Action = StartAttempt | StopAttempt | StartRelease | AwaitUnlink | CloseLink | StartTimer | StopTimer | Drop
+Action = (
+    StartAttempt | StopAttempt | StartRelease | AwaitUnlink | StartCleanup | StartTimer | StopTimer | Drop)
 Actions = tuple[Action, ...]
 
 
@@ -169,6 +173,7 @@ class Export:
     def disconnect(self) -> Actions:
         """Somebody wants the device back; it is held until ``connect`` or a replug."""
         self.by_hand, self.held, self._parked, self._before_hand = None, True, False, None
+        self.reason = ""
         return (*self._stop_waiting(), *self._settle())
 
     def progressed(self, state: ExportState, host: Host) -> Actions:
@@ -236,6 +241,16 @@ class Export:
         self._show(ExportState.FAILED, str(fault))
         return (Drop(),) if self._stopping else self._settle()
 
+    def cleaned_up(self) -> Actions:
+        """Nothing is left of the device that is gone; what came in its place begins."""
+        self.work, self.claimed, self.connection = Work.NONE, False, None
+        if self._successor is None:
+            return (Drop(),)
+        self.device, self.decision = self._successor
+        self._gone, self._successor, self._parked = False, None, False
+        self.held, self.by_hand, self._before_hand, self.attempts = False, None, None, 0
+        return self._settle()
+
     def timer_due(self) -> Actions:
         """It is time for the next attempt."""
         self._waiting = False
@@ -300,7 +315,7 @@ class Export:
         if self.work is not Work.NONE:
             return ()
         if self._gone:
-            return self._settle_gone()
+            return self._clean_up()
         wanted = self._wanted()
         if not wanted:
             return self._settle_unwanted()
@@ -310,14 +325,9 @@ class Export:
             return ()
         return self._attempt(wanted)
 
-    def _settle_gone(self) -> Actions:
-        self.connection, self.claimed = None, False
-        if self._successor is None:
-            return (CloseLink(), Drop())
-        self.device, self.decision = self._successor
-        self._gone, self._successor, self._parked = False, None, False
-        self.held, self.by_hand, self._before_hand, self.attempts = False, None, None, 0
-        return (CloseLink(), *self._settle())
+    def _clean_up(self) -> Actions:
+        self.work, self.connection = Work.CLEANUP, None
+        return (StartCleanup(self.device),)
 
     def _settle_unwanted(self) -> Actions:
         if self._parked and self.claimed and not self._stopping:
@@ -332,7 +342,8 @@ class Export:
 
     def _attempt(self, hosts: tuple[Host, ...]) -> Actions:
         self.work, self._attempt_hosts, self._cancelled = Work.ATTEMPT, hosts, False
-        self.next_attempt = 0
+        self.trying = hosts[0]
+        self._show(ExportState.CONNECTING)
         return (StartAttempt(self.device, hosts),)
 
     def _release(self) -> Actions:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from usbip_agent.device import Device
 from usbip_agent.device_side.attempt import Attempt, Dial, release
 from usbip_agent.device_side.export import (
-    Action, Actions, AwaitUnlink, CloseLink, Connection, Drop, Export, StartAttempt, StartRelease,
-    StartTimer, StopAttempt, StopTimer,
+    Action, Actions, AwaitUnlink, Connection, Drop, Export, StartAttempt, StartCleanup,
+    StartRelease, StartTimer, StopAttempt, StopTimer,
 )
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.errors import DeadlineFault, Fault
@@ -51,6 +51,7 @@ class Keeper:
         self._link = link
         self._stream: Stream | None = None
         self._task: asyncio.Task[Actions] | None = None
+        self._aside: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown: DeviceReport | None = None
         self._watchers: set[asyncio.Future[Fault | None]] = set()
@@ -60,6 +61,8 @@ class Keeper:
     def begin(self) -> None:
         if self._link is not None:
             self._around.watcher.watch(self._link, self._link_ended)
+        if self.export.claimed:
+            self._aside = asyncio.create_task(self._resume(self.export.device))
         self.apply(self.export.begin())
 
     def apply(self, actions: Actions) -> None:
@@ -116,9 +119,8 @@ class Keeper:
                 self._start(self._release(device, connection))
             case AwaitUnlink(device):
                 self._start(self._await_unlink(device))
-            case CloseLink():
-                self._close_link()
-                self._forget()
+            case StartCleanup(device):
+                self._start(self._clean_up(device))
             case StartTimer(delay):
                 self._stop_timer()
                 self._timer = asyncio.get_running_loop().call_later(delay, self._timer_due)
@@ -138,6 +140,12 @@ class Keeper:
             self.apply(self._attempt_failed(self.export.device, DeadlineFault("given up")))
         else:
             self.apply(task.result())
+
+    async def _resume(self, device: Device) -> None:
+        try:
+            await self._around.exporter_of(device).resume(device)
+        except Fault as fault:
+            log.warning("%s", fault)
 
     async def _attempt(self, device: Device, hosts: tuple[Host, ...]) -> Actions:
         exporter = self._around.exporter_of(device)
@@ -201,6 +209,15 @@ class Keeper:
         self._close_link()
         self._forget()
         return self.export.release_done()
+
+    async def _clean_up(self, device: Device) -> Actions:
+        self._close_link()
+        try:
+            await self._around.exporter_of(device).forget(device)
+        except Fault as fault:
+            log.warning("%s", fault)
+        self._forget()
+        return self.export.cleaned_up()
 
     # What comes by itself.
 

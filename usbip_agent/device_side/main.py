@@ -76,6 +76,7 @@ class _Daemon:
         watch = DeviceWatch(agent, self._vudc)
         await watch.start()
         leftovers.forget_the_rest()
+        agent.tell_status()
         self._handle_signals(agent)
         self._warn_without_module()
         self._notifier.ready()

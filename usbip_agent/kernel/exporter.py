@@ -52,7 +52,13 @@ class Exporter(Protocol):
         """Gives the driver the socket; from then on the kernel owns the link. KernelFault."""
 
     async def give_back(self, device: Device) -> None:
-        """Returns the device to its local driver; never while a link is up (see FACTS: use after free)."""
+        """Returns the device to its local driver. BusyFault while a link is up: the kernel would crash."""
+
+    async def resume(self, device: Device) -> None:
+        """Goes on with a device that an earlier run has claimed."""
+
+    async def forget(self, device: Device) -> None:
+        """Clears what the driver still says of a device that is gone. Before any claim in its place."""
 
 
 def link_status_in(directory: Path) -> LinkStatus:

@@ -55,6 +55,12 @@ class Vudc:
     async def give_back(self, device: Device) -> None:
         """A gadget has no local driver to return to."""
 
+    async def resume(self, device: Device) -> None:
+        """Nothing is held of a gadget."""
+
+    async def forget(self, device: Device) -> None:
+        """A vUDC keeps no table."""
+
     def read(self, bus_id: str) -> Device | None:
         """The gadget on the vUDC *bus_id*, None while there is none."""
         directory = self._platform / bus_id

@@ -13,8 +13,8 @@ from hypothesis.stateful import (
 
 from usbip_agent.device import Device, Kind, Speed
 from usbip_agent.device_side.export import (
-    LOCAL_FROM, LONGEST_DELAY, Action, Actions, AwaitUnlink, Clocks, CloseLink, Connection, Drop, Export,
-    StartAttempt, StartRelease, StartTimer, StopAttempt, StopTimer, Work,
+    LOCAL_FROM, LONGEST_DELAY, Action, Actions, AwaitUnlink, Clocks, Connection, Drop, Export,
+    StartAttempt, StartCleanup, StartRelease, StartTimer, StopAttempt, StopTimer, Work,
 )
 from usbip_agent.errors import Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
@@ -166,11 +166,13 @@ def test_a_reload_tries_at_once_what_waits_or_has_failed() -> None:
 
 
 def test_an_unplugged_device_is_dropped_and_nothing_is_done_to_it() -> None:
-    assert connected(Time()).unplugged() == (CloseLink(), Drop())
+    export = connected(Time())
+    assert export.unplugged() == (StartCleanup(STICK),)
+    assert export.cleaned_up() == (Drop(),)
     waiting = Export(STICK, TO_LAB, Time().clocks)
     waiting.begin()
     failed(waiting, UnreachableFault("away"))
-    assert waiting.unplugged() == (StopTimer(), CloseLink(), Drop())
+    assert waiting.unplugged() == (StopTimer(), StartCleanup(STICK))
 
 
 def test_a_replug_waits_for_the_work_on_the_old_device_and_forgets_the_hold() -> None:
@@ -178,7 +180,8 @@ def test_a_replug_waits_for_the_work_on_the_old_device_and_forgets_the_hold() ->
     export.disconnect()
     other = replace(STICK, device_number=3)
     assert export.replugged(other, TO_LAB) == ()
-    assert export.release_done() == (CloseLink(), StartAttempt(other, (LAB,)))
+    assert export.release_done() == (StartCleanup(STICK),)
+    assert export.cleaned_up() == (StartAttempt(other, (LAB,)),)
     assert not export.held
 
 
@@ -223,6 +226,9 @@ class Story(RuleBasedStateMachine):
                 case StartAttempt(device) | StartRelease(device) | AwaitUnlink(device):
                     assert self.work is None, f"{action} beside {self.work}"
                     assert not self.gone and device == self.present, f"{action} on a device that is gone"
+                    self.work = action
+                case StartCleanup(device):
+                    assert self.work is None and (self.gone or device != self.present)
                     self.work = action
                 case StopAttempt():
                     assert isinstance(self.work, StartAttempt)
@@ -278,6 +284,12 @@ class Story(RuleBasedStateMachine):
     def release_ends(self, well: bool) -> None:
         self.work = None
         self.take(self.export.release_done() if well else self.export.release_failed(Fault("stuck")))
+
+    @precondition(lambda self: isinstance(self.work, StartCleanup))
+    @rule()
+    def cleanup_ends(self) -> None:
+        self.work = None
+        self.take(self.export.cleaned_up())
 
     @precondition(lambda self: isinstance(self.work, AwaitUnlink))
     @rule(well=st.booleans(), claimed=st.booleans())
@@ -339,4 +351,5 @@ class Story(RuleBasedStateMachine):
 
 
 def test_no_story_ends_badly() -> None:
-    run_state_machine_as_test(Story, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    lives = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(Story, settings=lives)
