@@ -238,8 +238,9 @@ class Export:
     def release_failed(self, fault: Fault) -> Actions:
         """The device could not be given back; only a person, or a replug, helps."""
         self.work, self.connection, self._parked = Work.NONE, None, True
+        stop_timer = self._stop_waiting()
         self._show(ExportState.FAILED, str(fault))
-        return (Drop(),) if self._stopping else self._settle()
+        return (*stop_timer, Drop()) if self._stopping else (*stop_timer, *self._settle())
 
     def cleaned_up(self) -> Actions:
         """Nothing is left of the device that is gone; what came in its place begins."""
