@@ -20,7 +20,7 @@ BASE = {"names", "errors", "device", "report", "text", "wire"}
 USES: dict[str, set[str]] = {
     "policy": set(),
     "kernel": set(),
-    "transport": {"policy"},
+    "transport": {"policy", "kernel"},
     "service": set(),
     "bus": set(),
     "device_side": {"policy", "kernel", "transport", "bus", "service"},
