@@ -65,6 +65,15 @@ def prune(prefix: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def scratch() -> Path:
+    """A new temporary directory; removes those of lab processes that were killed."""
+    for path in Path(tempfile.gettempdir()).glob("usbip-lab-*-*"):
+        owner = path.name.split("-")[2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"usbip-lab-{os.getpid()}-"))
+
+
 @contextlib.contextmanager
 def _lock(name: str) -> Iterator[None]:
     """Held while an entry is looked up or made, so that two runs don't make it at once."""

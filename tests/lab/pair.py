@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Iterable, Mapping
 
+from . import cache
 from .devices import Device
 from .guest import Guest
 from .machine import State
@@ -19,7 +19,7 @@ class Pair:
     """The guests of one test, by name: usually ``node`` and ``host``, more if the test wants."""
 
     def __init__(self, states: Mapping[str, State]) -> None:
-        self._work = Path(tempfile.mkdtemp(prefix="usbip-lab-"))
+        self._work = cache.scratch()
         self.switch = Switch()
         self.guests = {name: Guest(name, state, self.switch, self._work / name)
                        for name, state in states.items()}

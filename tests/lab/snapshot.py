@@ -6,7 +6,6 @@ parent's disk). Both are read-only, so any number of guests continue from it at 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping
@@ -21,7 +20,9 @@ from .report import say
 # Python's modules in the page cache: each would cost seconds of emulated disk and decoding later.
 WARM = ("python3 -c 'import asyncio, argparse, cryptography.x509, dbus_next.aio, email.message, "
         "json, pyudev, sdnotify, ssl, websockets, yaml'; usbip version; journalctl -n 1; "
-        "udevadm info -e; apt-get --version; systemctl show -p Version; true")
+        "udevadm info -e; apt-get --version; systemctl show -p Version; "
+        # Not to be seen on the cable with the snapshot's own address, before it has its own.
+        "ip link set eth0 down")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _state(parent: State, directory: Path, key: str) -> State:
 
 def _freeze(plan: Mapping[str, tuple[State, Role]], target: Path) -> None:
     """Starts all guests of a plan, sets them up side by side, and saves each below ``target``."""
-    work = Path(tempfile.mkdtemp(prefix="usbip-lab-"))
+    work = cache.scratch()
     switch = Switch()
     guests = {name: Guest(name, state, switch, work / name) for name, (state, _) in plan.items()}
     try:
