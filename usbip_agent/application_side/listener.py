@@ -17,9 +17,9 @@ from usbip_agent.policy.usbipa import Listener
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 512
-MAXIMUM_NEGOTIATIONS = 512
-MAXIMUM_PER_ADDRESS = 64
+BACKLOG = 1024
+MAXIMUM_NEGOTIATIONS = 1024
+MAXIMUM_PER_ADDRESS = 256
 """Connections in negotiation at once, in all and from one address (of IPv6, one /64: one host has that)."""
 
 PAUSE_WHEN_EXHAUSTED = 1.0

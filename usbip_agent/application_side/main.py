@@ -167,6 +167,8 @@ class _Daemon:
         await self._presence.leave()
 
     def _show_status(self) -> None:
+        if self._stop.is_set():
+            return  # systemd says by itself that it stops
         self._notifier.status(self._usbipa.status)
 
     def _handle_signals(self) -> None:
