@@ -19,7 +19,7 @@ from usbip_agent.application_side.imports import Import, Imports
 from usbip_agent.application_side.records import Record, RecordKeeping
 from usbip_agent.device import Speed
 from usbip_agent.errors import DeadlineFault, Fault, KernelFault
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.device_nodes import Appearance
 from usbip_agent.kernel.vhci import Hub, PortRow, PortState
 from usbip_agent.names import Journal

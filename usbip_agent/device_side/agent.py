@@ -16,7 +16,7 @@ from usbip_agent.device_side.export import Clocks, Export
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.summary import summary
 from usbip_agent.errors import UnknownDeviceFault, UsageFault
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.policy.agent import AgentPolicy
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import DeviceReport

@@ -19,7 +19,7 @@ from usbip_agent.device_side.request import request, settle_reply
 from usbip_agent.errors import (
     BusyFault, DeadlineFault, Fault, ProtocolFault, RefusedFault, UnknownDeviceFault, UnreachableFault,
 )
-from usbip_agent.kernel.blocking import uninterrupted
+from usbip_agent.blocking import uninterrupted
 from usbip_agent.kernel.exporter import Exporter, LinkStatus, wait_until_unlinked
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import ExportState

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 from usbip_agent.device import Device
 from usbip_agent.device_side.agent import Agent
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.uevents import Action, Uevent, UeventMonitor, device_of_event
 from usbip_agent.kernel.vudc import Vudc
 

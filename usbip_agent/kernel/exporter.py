@@ -12,7 +12,7 @@ from typing import Protocol
 from usbip_agent.device import Device
 from usbip_agent.errors import DeadlineFault, KernelFault, NotExportableFault, UnknownDeviceFault
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 
 UNLINK_DEADLINE = 30.0
 """Seconds for the stub to let go of a dead link: it stops its threads, frees URBs and resets the device."""

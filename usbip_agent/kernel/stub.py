@@ -18,7 +18,7 @@ from pathlib import Path
 from usbip_agent.device import Device
 from usbip_agent.errors import BusyFault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
 
 DRIVER = "usbip-host"

@@ -8,7 +8,7 @@ import os
 import socket
 
 from usbip_agent.errors import DeadlineFault, UnreachableFault
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
 from usbip_agent.transport.stream import DEAD_AFTER, Stream, plain_stream, tune

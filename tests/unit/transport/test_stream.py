@@ -12,7 +12,7 @@ from usbip_agent import wire
 from usbip_agent.device import Device, Kind, Speed
 from usbip_agent.device_side.request import request, settle_reply
 from usbip_agent.errors import DeadlineFault, ProtocolFault, RefusedFault
-from usbip_agent.kernel.blocking import in_thread
+from usbip_agent.blocking import in_thread
 from usbip_agent.transport.stream import Stream, plain_stream, receive_exactly
 from usbip_agent.transport.watch import LinkWatcher, keep
 
