@@ -107,6 +107,12 @@ class DeadlineFault(Fault):
     code = "DeadlineExceeded"
 
 
+class IdentityFault(Fault):
+    """A key or certificate of our own is damaged, missing or unreadable."""
+
+    code = "Identity"
+
+
 class KernelFault(Fault):
     """The kernel refused a write to sysfs; ``errno`` is what it said."""
 
@@ -137,7 +143,7 @@ class PermissionFault(Fault):
 
 ALL_FAULTS: Final[tuple[type[Fault], ...]] = (
     Fault, UsageFault, ConfigurationFault, UnavailableFault, ModuleFault, UnknownDeviceFault,
-    NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, KernelFault,
+    NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault, KernelFault,
     NoFreePortFault, BusyFault, PermissionFault,
 )
 
