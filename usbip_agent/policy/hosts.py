@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from usbip_agent.names import DEFAULT_PORT
+from usbip_agent.policy.credentials import CREDENTIALS, require_whole_credentials
 from usbip_agent.policy.document import Entry, Mapping, Scalar
-from usbip_agent.policy.keys import choice, key, mapping_of, one, read_keys, text_of
+from usbip_agent.policy.keys import choice, key as keyed, mapping_of, one, read_keys, text_of
 from usbip_agent.policy.problems import Place, Problems, quoted
+from usbip_agent.policy.proxy import Proxy, proxy_url
 from usbip_agent.policy.transports import Transport
-from usbip_agent.policy.values import host_address, port_number, system_name, wss_url
+from usbip_agent.policy.values import (
+    DEAD_AFTER, absolute_path, certificate_fingerprint, dead_after_time, host_address, port_number,
+    system_name, wss_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +23,19 @@ class Host:
     """One entry of ``hosts``. With WSS the *url* says where and *address* is empty; else the reverse."""
 
     name: str
-    address: str = key(one(host_address), default="")
-    port: int = key(one(port_number), default=DEFAULT_PORT)
-    transport: Transport = key(one(choice(Transport)), default=Transport.TLS)
-    url: str = key(one(wss_url), default="")
+    address: str = keyed(one(host_address), default="")
+    port: int = keyed(one(port_number), default=DEFAULT_PORT)
+    transport: Transport = keyed(one(choice(Transport)), default=Transport.TLS)
+    url: str = keyed(one(wss_url), default="")
+    fingerprint: str = keyed(one(certificate_fingerprint), default="")
+    """The host's certificate, ``sha256:…``; also with WSS: the certificate inside the WebSocket."""
+    proxy: Proxy | None = keyed(one(proxy_url), default=None)
+    """The HTTP proxy that the connection goes through."""
+    ca: Path | None = keyed(one(absolute_path), default=None)
+    certificate: Path | None = keyed(one(absolute_path), default=None)
+    key: Path | None = keyed(one(absolute_path), default=None)
+    dead_after: float = keyed(one(dead_after_time), default=DEAD_AFTER)
+    """Seconds without a sign of life after which the link is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,7 @@ def _read_host(entry: Entry, problems: Problems) -> Host:
     host = read_keys(Host, mapping, problems, what=f"host {quoted(entry.name)}", name=entry.name)
     if len(problems) == before:
         _require_one_destination(host, mapping, problems)
+        _require_one_identity(host, mapping, problems)
     return host
 
 
@@ -75,6 +90,17 @@ def _require_one_destination(host: Host, mapping: Mapping, problems: Problems) -
     for name in ("address", "port") if over_web else ("url",):
         if entry := mapping.get(name):
             problems.add(entry.place, f"{name} has no place beside transport {host.transport}")
+
+
+def _require_one_identity(host: Host, mapping: Mapping, problems: Problems) -> None:
+    require_whole_credentials(mapping, problems, what=f"host {quoted(host.name)}")
+    if (entry := mapping.get("fingerprint")) and mapping.get("ca"):
+        message = "both fingerprint and ca: one certificate is pinned, or whatever the CA signed is taken"
+        problems.add(entry.place, f"host {quoted(host.name)} has {message}")
+    if host.transport is Transport.PLAIN:
+        for name in ("fingerprint", "proxy", *CREDENTIALS):
+            if entry := mapping.get(name):
+                problems.add(entry.place, f"{name} has no place beside transport plain, which knows no TLS")
 
 
 def unique_hosts(declared: Sequence[DeclaredHost], problems: Problems) -> dict[str, Host]:

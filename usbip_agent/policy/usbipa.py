@@ -21,7 +21,8 @@ from usbip_agent.policy.problems import (
 )
 from usbip_agent.policy.rules import BUILT_IN, Step, refuse_equal_names, rules_of
 from usbip_agent.policy.transports import ListenerTransport
-from usbip_agent.policy.values import Network, network, rule_name, version_number
+from usbip_agent.policy.values import (
+    DEAD_AFTER, Network, dead_after_time, network, rule_name, version_number)
 
 __all__ = [
     "AcceptDecision", "AcceptPolicy", "AcceptRule", "ExportReply", "InvalidConfiguration", "Listener",
@@ -122,6 +123,8 @@ class AcceptPolicy:
     default_accept: bool = False
     default_location: str = BUILT_IN
     export_reply: ExportReply = ExportReply.V9
+    dead_after: float = DEAD_AFTER
+    """Seconds without a sign of life after which a link is dead."""
 
     def decide(self, *, node: str | None, peer: PeerAddress, device: Device) -> AcceptDecision:
         """The first rule that matches decides. *node* None = nobody authenticated: a plain connection.
@@ -188,6 +191,7 @@ class _File:
     rules: tuple[AcceptRule, ...] = key(rules_of(AcceptRule), default=())
     default: _Default | None = key(_read_default, default=None, once=True)
     export_reply: ExportReply | None = key(one(choice(ExportReply)), default=None, once=True)
+    dead_after: float | None = key(one(dead_after_time), default=None, once=True)
 
 
 def load_accept_policy(configuration: Path, drop_ins: Path) -> AcceptPolicy:
@@ -212,4 +216,5 @@ def _policy_of(documents: Documents, problems: Problems) -> AcceptPolicy:
     return AcceptPolicy(
         listen=next((file.listen for file in files if file.listen), ()), rules=rules,
         default_accept=default.accept, default_location=default.location,
-        export_reply=next((file.export_reply for file in files if file.export_reply), ExportReply.V9))
+        export_reply=next((file.export_reply for file in files if file.export_reply), ExportReply.V9),
+        dead_after=next((file.dead_after for file in files if file.dead_after), DEAD_AFTER))

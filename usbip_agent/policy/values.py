@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from usbip_agent.policy.problems import quoted
@@ -16,7 +17,14 @@ _SCOPE = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _DIGITS = re.compile(r"[0-9]{1,5}")
 _WSS_URL = re.compile(r"[!-~]{1,2048}")
 
+_FINGERPRINT = re.compile(r"sha256:[0-9A-Fa-f]{64}")
+_DURATION = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>s|m|min)")
+
 MAXIMUM_RULE_NAME = 128
+
+DEAD_AFTER = 10.0
+SHORTEST_DEAD_AFTER, LONGEST_DEAD_AFTER = 3, 600
+"""Seconds without a sign of life after which a link is dead. Below, a lost packet would end it."""
 
 
 def version_number(text: str) -> int:
@@ -76,6 +84,8 @@ def ip_literal(text: str) -> str:
 
 def host_address(text: str) -> str:
     """A host name (RFC 1123, ``_`` allowed) or an IP address."""
+    if "@" in text:
+        raise ValueError(f"{_without_credentials(text)} is neither a host name nor an IP address")
     if ":" in text or text.startswith("["):
         try:
             return ip_literal(text)
@@ -99,16 +109,46 @@ def listening_address(text: str) -> str:
 def wss_url(text: str) -> str:
     """``wss://host[:port]/path``; credentials and fragments have no place in it."""
     if not text.startswith("wss://") or not _WSS_URL.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is no wss://host/path")
+        raise ValueError(f"{_without_credentials(text)} is no wss://host/path")
     try:
         parts = urlsplit(text)
         port = parts.port
         host_address(parts.hostname or "")
     except ValueError as error:
-        raise ValueError(f"{quoted(text)} is no wss://host/path: {error}") from None
+        raise ValueError(f"{_without_credentials(text)} is no wss://host/path: {error}") from None
     if port == 0 or parts.username is not None or parts.password is not None or "#" in text:
-        raise ValueError(f"{quoted(text)}: a port 0, a user or a # has no place here")
+        raise ValueError(f"{_without_credentials(text)}: a port 0, a user or a # has no place here")
     return text
+
+
+def _without_credentials(text: str) -> str:
+    """*text* quoted, without what may be a password."""
+    _, at, rest = text.rpartition("@")
+    return quoted(f"…@{rest}" if at else text)
+
+
+def certificate_fingerprint(text: str) -> str:
+    """``sha256:`` and 64 hex digits, in lower case: the hash of a certificate's DER."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is no fingerprint: sha256: and 64 hex digits")
+    return text.lower()
+
+
+def absolute_path(text: str) -> Path:
+    """The absolute path of a file; whether it exists is found out when it is used."""
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError(f"{quoted(text)} is no absolute path")
+    return Path(text)
+
+
+def dead_after_time(text: str) -> float:
+    """``10s``, ``2m`` or ``2min``, in seconds."""
+    found = _DURATION.fullmatch(text)
+    seconds = int(found["count"]) * (1 if found["unit"] == "s" else 60) if found else 0
+    if not SHORTEST_DEAD_AFTER <= seconds <= LONGEST_DEAD_AFTER:
+        raise ValueError(f"{quoted(text)} is no time from {SHORTEST_DEAD_AFTER}s to"
+                         f" {LONGEST_DEAD_AFTER // 60}m: write 10s or 2m")
+    return float(seconds)
 
 
 def network(text: str) -> Network:

@@ -13,6 +13,7 @@ from tests.unit.policy.samples import HOSTS, agent, device, problems_of, write
 from usbip_agent.names import DEFAULT_PORT
 from usbip_agent.policy.agent import Host, Transport, load_agent_policy, load_agent_policy_files
 from usbip_agent.policy.explain import lines, plain
+from usbip_agent.policy.proxy import Proxy
 
 CONTRACT = """\
 version: 1
@@ -196,3 +197,24 @@ def test_a_reload_makes_another_policy(tmp_path: Path) -> None:
     before = agent(tmp_path, "version: 1\nnode: a\n")
     assert load_agent_policy(tmp_path / "agent.yaml", tmp_path / "agent.d") == before
     assert agent(tmp_path, "version: 1\nnode: b\n") != before
+
+
+def test_who_a_host_is_and_who_we_are_to_it(tmp_path: Path) -> None:
+    pin = "sha256:" + "AB" * 32
+    policy = agent(tmp_path, f"""\
+version: 1
+hosts:
+  pinned: {{address: b, fingerprint: '{pin}', dead_after: 2m}}
+  web: {{transport: wss, url: 'wss://x/u', fingerprint: {pin}, proxy: 'http://p:3128', dead_after: 3s}}
+  corporate: {{address: b, ca: /etc/ssl/ca.pem, certificate: /etc/ssl/c.pem, key: /etc/ssl/k.pem}}
+  impatient: {{address: b, transport: plain, dead_after: 10min}}
+""")
+    assert policy.hosts == (
+        Host("pinned", "b", fingerprint=pin.lower(), dead_after=120.0),
+        Host("web", transport=Transport.WSS, url="wss://x/u", fingerprint=pin.lower(),
+             proxy=Proxy("p", 3128), dead_after=3.0),
+        Host("corporate", "b", ca=Path("/etc/ssl/ca.pem"), certificate=Path("/etc/ssl/c.pem"),
+             key=Path("/etc/ssl/k.pem")),
+        Host("impatient", "b", transport=Transport.PLAIN, dead_after=600.0))
+    assert len({*policy.hosts}) == 4
+    assert Host("a").dead_after == 10.0

@@ -15,6 +15,7 @@ from usbip_agent.policy.files import MAXIMUM_BYTES
 from usbip_agent.policy.problems import InvalidConfiguration
 
 RULE = "version: 1\n" + HOSTS + "rules:\n- {name: a, "  # the rule stands in line 4
+HOST = "version: 1\nhosts: {a: {address: b, "  # in line 2
 ACCEPT = "version: 1\nrules:\n- {name: a, "  # in line 3
 
 Case = tuple[str | bytes, int, str]
@@ -96,6 +97,24 @@ AGENT: list[Case] = [
     ("version: 1\nhosts: {a: {transport: wss, url: 'wss://a:99999/'}}\n", 2, "is no wss://host/path"),
     ("version: 1\nhosts: {a: {transport: wss, url: 'wss://u:p@a/'}}\n", 2, "has no place here"),
     ("version: 1\nhosts: {a: {transport: wss, url: \"wss://a/\\r\\nX: y\"}}\n", 2, "is no wss://host/path"),
+    (HOST + "fingerprint: 'sha256:ab'}}\n", 2, 'fingerprint: "sha256:ab" is no fingerprint'),
+    (HOST + f"fingerprint: {'a' * 64}}}}}\n", 2, "is no fingerprint: sha256: and 64 hex digits"),
+    (HOST + f"ca: /ca, fingerprint: 'sha256:{'a' * 64}'}}}}\n", 2, 'host "a" has both fingerprint and ca'),
+    (HOST + "ca: ca.pem}}\n", 2, 'ca: "ca.pem" is no absolute path'),
+    (HOST + 'ca: "/ca\\0.pem"}}\n', 2, r'ca: "/ca\x00.pem" is no absolute path'),
+    (HOST + "certificate: /a}}\n", 2, 'host "a" has certificate without key: they go together'),
+    (HOST + "key: /a}}\n", 2, 'host "a" has key without certificate: they go together'),
+    (HOST + "dead_after: 10}}\n", 2, 'dead_after: "10" is no time from 3s to 10m'),
+    (HOST + "dead_after: 2s}}\n", 2, "is no time from 3s to 10m"),
+    (HOST + "dead_after: 11m}}\n", 2, "is no time from 3s to 10m"),
+    (HOST + "dead_after: 1h}}\n", 2, "is no time from 3s to 10m"),
+    (HOST + "dead_after: ٣s}}\n", 2, "is no time from 3s to 10m"),
+    (HOST + "transport: plain, ca: /a}}\n", 2, "ca has no place beside transport plain"),
+    (HOST + "transport: plain, proxy: 'http://p:1'}}\n", 2, "proxy has no place beside transport plain"),
+    (HOST + "proxy: 'https://p:1'}}\n", 2, "proxy: a proxy is spoken to by HTTP"),
+    (HOST + "proxy: p:1}}\n", 2, "proxy: no URL of a proxy: write http://host:port"),
+    (HOST + "proxy: 'http://p'}}\n", 2, "the port is never implied"),
+    (HOST + f"proxy: 'http://p:1/{'a' * 1024}'}}}}\n", 2, "in up to 1024 characters"),
     # rules
     (RULE + "match: {kind: usb}}\n", 4, 'the rule "a" says nothing: it needs connect or ignore'),
     (RULE + "connect: lab, ignore: true}\n", 4, 'the rule "a" has both connect and ignore'),
@@ -160,6 +179,12 @@ USBIPA: list[Case] = [
     ("version: 1\nlisten:\n- {address: '*'}\n- {address: 10.0.0.1}\n", 4,
      "listen: * port 3240 in usbipa.yaml:3 listens there already"),
     ("version: 1\nlisten:\n- {address: '::1'}\n- {address: '0:0::1'}\n", 4, "listens there already"),
+    ("version: 1\nlisten:\n- {address: '*', key: /k}\n", 3, "a listener has key without certificate"),
+    ("version: 1\nlisten:\n- {address: '*', ca: ca.pem}\n", 3, 'ca: "ca.pem" is no absolute path'),
+    ("version: 1\nlisten:\n- {address: '*', ca: /ca.pem, transports: plain}\n", 3,
+     "ca has no place beside transports plain"),
+    ("version: 1\nlisten:\n- {address: '*', dead_after: 10s}\n", 3, 'has no key "dead_after"'),
+    ("version: 1\ndead_after: 1s\n", 2, 'dead_after: "1s" is no time'),
     ("version: 1\ndefault: ignore\n", 2, 'default: accept or reject can stand here, not "ignore"'),
     ("version: 1\ndefault: {accept: true}\n", 2, "default: one text must stand here"),
     ("version: 1\nexport_reply: V9\n", 2, 'export_reply: "V9" is none of v9 or v14'),
@@ -239,7 +264,7 @@ def test_once_over_all_files(tmp_path: Path, line: str) -> None:
     assert found == [f"agent.d/x.yaml:3: {line.partition(':')[0]} stands in agent.yaml:2 already"]
 
 
-@pytest.mark.parametrize("line", ["listen: []", "default: reject", "export_reply: v9"])
+@pytest.mark.parametrize("line", ["listen: []", "default: reject", "export_reply: v9", "dead_after: 9s"])
 def test_once_over_all_files_of_usbipa(tmp_path: Path, line: str) -> None:
     found = problems_of(usbipa, tmp_path, f"version: 1\n{line}\n", x=f"version: 1\n\n{line}\n")
     assert found == [f"usbipa.d/x.yaml:3: {line.partition(':')[0]} stands in usbipa.yaml:2 already"]

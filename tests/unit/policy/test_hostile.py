@@ -18,7 +18,7 @@ from usbip_agent.policy.usbipa import AcceptRule
 
 KEYS = st.text(string.ascii_lowercase + "_", min_size=1, max_size=12)
 KNOWN_MATCH = {"not"} | {key.name for key in MATCH_KEYS}
-ANY_DIRECTORY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_DIRECTORY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _known(kind: type) -> set[str]:

@@ -129,3 +129,18 @@ listen:
 def test_named_files_alone(tmp_path: Path) -> None:
     file = write(tmp_path, "one.yaml", "version: 1\ndefault: accept\n")
     assert load_accept_policy_files([file]).default_accept
+
+
+def test_a_listener_of_a_pki(tmp_path: Path) -> None:
+    policy = usbipa(tmp_path, """\
+version: 1
+dead_after: 30s
+listen:
+- {address: 10.0.0.1, transports: [tls, plain], ca: /ca.pem, certificate: /c.pem, key: /k.pem}
+- {address: 10.0.0.2}
+""")
+    first, second = policy.listen
+    assert (first.ca, first.certificate, first.key) == (Path("/ca.pem"), Path("/c.pem"), Path("/k.pem"))
+    assert (second.ca, second.certificate, second.key) == (None, None, None)
+    assert policy.dead_after == 30.0
+    assert usbipa(tmp_path, "version: 1\n").dead_after == 10.0
