@@ -141,10 +141,16 @@ class PermissionFault(Fault):
     code = "NotPermitted"
 
 
+class UnknownNodeFault(Fault):
+    """No node of that name is enrolled here."""
+
+    code = "UnknownNode"
+
+
 ALL_FAULTS: Final[tuple[type[Fault], ...]] = (
     Fault, UsageFault, ConfigurationFault, UnavailableFault, ModuleFault, UnknownDeviceFault,
     NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault, KernelFault,
-    NoFreePortFault, BusyFault, PermissionFault,
+    NoFreePortFault, BusyFault, PermissionFault, UnknownNodeFault,
 )
 
 
