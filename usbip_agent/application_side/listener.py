@@ -165,11 +165,12 @@ class Listeners:
 
     async def close(self) -> None:
         """Listens nowhere, and ends the negotiations."""
+        tasks = [*self._accepting.values(), *self._negotiating]
         for each in tuple(self._open):
             self._shut(each)
-        for task in self._negotiating:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._negotiating, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _shut(self, listener: Listener) -> None:
         sockets = self._open.pop(listener)
@@ -181,6 +182,7 @@ class Listeners:
             task = self._accepting.pop(each, None)
             if task is not None:
                 task.cancel()
+            # Now, and not when the task gets to it: by then the number may be another socket's.
             asyncio.get_running_loop().remove_reader(each.fileno())
 
     async def _accept_loop(self, listening: socket.socket, listener: Listener) -> None:

@@ -6,8 +6,9 @@ record without its attachment is found stale at the next start. The kernel's tab
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -89,8 +90,10 @@ class Records:
 
 
 def _record_of(stored: _Stored) -> Record:
-    if type(stored.descriptor) is not int or type(stored.since) is not int:
-        raise ValueError("a number is none")
+    for each in fields(_Stored):
+        if type(getattr(stored, each.name)).__name__ != str(each.type):
+            raise ValueError(f"{each.name} is not {each.type}")
+    ipaddress.ip_address(stored.address)
     device = decode_request(bytes.fromhex(stored.request)).device
     offer = Offer(device, stored.address, stored.peer, stored.transport, stored.node or None)
     return Record(stored.port, stored.descriptor, offer, stored.rule, stored.since)

@@ -1,0 +1,246 @@
+"""Listening sockets: which, how they survive a reload, and what strangers can cost."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from usbip_agent.application_side import listener as room
+from usbip_agent.application_side.listener import Listeners, addresses_of, open_sockets
+from usbip_agent.errors import UnavailableFault
+from usbip_agent.policy.usbipa import Listener, ListenerTransport
+
+PLAIN = frozenset({ListenerTransport.PLAIN})
+BOTH = (4, 6)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def listener(address: str = "127.0.0.1", port: int = 0) -> Listener:
+    return Listener(address, port or free_port(), PLAIN)
+
+
+class Guests:
+    """Serves connections by holding them until they are let go."""
+
+    def __init__(self) -> None:
+        self.inside: list[socket.socket] = []
+        self.arrived = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def serve(self, connection: socket.socket, _listener: Listener) -> None:
+        self.inside.append(connection)
+        self.arrived.set()
+        try:
+            await self.let_go.wait()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def guests() -> Guests:
+    return Guests()
+
+
+@pytest.fixture
+async def listeners(guests: Guests) -> AsyncIterator[Listeners]:
+    made = Listeners(guests.serve)
+    yield made
+    await made.close()
+
+
+async def connect(where: Listener) -> socket.socket:
+    made = socket.socket()
+    made.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", where.port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def hung_up(connection: socket.socket) -> bool:
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 1), 5) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("address, versions, bound", [
+    ("*", (4, 6), ("0.0.0.0", "::")), ("*", (4,), ("0.0.0.0",)), ("*", (6,), ("::",)),
+    ("10.9.0.1", (4, 6), ("10.9.0.1",)), ("10.9.0.1", (6,), ()), ("2001:db8::7", (6,), ("2001:db8::7",))])
+def test_the_star_is_both_families(address: str, versions: tuple[int, ...], bound: tuple[str, ...]) -> None:
+    assert addresses_of(listener(address), versions) == bound
+
+
+def test_the_star_listens_on_both_without_a_clash() -> None:
+    sockets = open_sockets(listener("*"), BOTH)
+    families = {each.family for each in sockets}
+    for each in sockets:
+        each.close()
+    assert socket.AF_INET in families and len(families) == len(sockets)
+
+
+def test_an_address_that_comes_up_later_can_be_listened_on() -> None:
+    [bound] = open_sockets(listener("192.0.2.77"), BOTH)
+    bound.close()
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = room._open_socket
+
+    def only_ipv4(address: str, port: int) -> socket.socket:
+        if ":" in address:
+            raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+        return real(address, port)
+
+    monkeypatch.setattr(room, "_open_socket", only_ipv4)
+    [bound] = open_sockets(listener("*"), BOTH)
+    bound.close()
+    with pytest.raises(UnavailableFault):
+        open_sockets(listener("*"), (6,))
+
+
+def test_a_taken_port_is_said_with_a_cure() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UnavailableFault, match="something else does.*usbipd.*another port"):
+            open_sockets(listener(port=other.getsockname()[1]), BOTH)
+
+
+async def test_a_connection_is_served(listeners: Listeners, guests: Guests) -> None:
+    where = listener()
+    listeners.configure([where])
+    listeners.start()
+    with await connect(where):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+    assert listeners.listening == (where,)
+
+
+async def test_before_the_start_connections_wait(listeners: Listeners, guests: Guests) -> None:
+    where = listener()
+    listeners.configure([where])
+    with await connect(where):
+        await asyncio.sleep(0)
+        assert not guests.inside
+        listeners.start()
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+
+
+async def test_a_reload_keeps_sockets_and_connections(listeners: Listeners, guests: Guests) -> None:
+    stays, goes, comes = listener(), listener(), listener()
+    listeners.configure([stays, goes])
+    listeners.start()
+    sockets = listeners._open[stays]
+    with await connect(stays):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+        listeners.configure([stays, comes])
+        assert listeners._open[stays] is sockets and listeners.listening == (stays, comes)
+        assert guests.inside[0].fileno() >= 0
+        with pytest.raises(ConnectionRefusedError):
+            await connect(goes)
+        (await connect(comes)).close()
+
+
+async def test_other_transports_on_a_place_keep_its_socket(listeners: Listeners, guests: Guests) -> None:
+    before = listener()
+    after = Listener(before.address, before.port, frozenset({ListenerTransport.TLS}))
+    listeners.configure([before])
+    listeners.start()
+    sockets = listeners._open[before]
+    listeners.configure([after])
+    assert listeners._open == {after: sockets}
+    with await connect(after):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+
+
+async def test_all_addresses_can_become_one(listeners: Listeners) -> None:
+    before = listener("*")
+    after = listener("127.0.0.1", before.port)
+    listeners.configure([before])
+    listeners.configure([after])
+    assert listeners.listening == (after,)
+
+
+async def test_a_failed_reload_changes_nothing(listeners: Listeners, guests: Guests) -> None:
+    before = listener("*")
+    listeners.configure([before])
+    listeners.start()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UnavailableFault):
+            listeners.configure([listener("127.0.0.1", before.port), listener(port=other.getsockname()[1])])
+    assert listeners.listening == (before,)
+    with await connect(before):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+
+
+async def test_one_address_cannot_take_all_the_room(
+        listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAXIMUM_PER_ADDRESS", 2)
+    where = listener()
+    listeners.configure([where])
+    listeners.start()
+    inside = [await connect(where) for _ in range(2)]
+    with await connect(where) as third:
+        assert await hung_up(third)
+    guests.let_go.set()
+    for each in inside:
+        assert await hung_up(each)
+        each.close()
+    guests.arrived.clear()
+    with await connect(where):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+
+
+async def test_when_the_room_is_full_the_next_ones_wait(
+        listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAXIMUM_NEGOTIATIONS", 1)
+    where = listener()
+    listeners.configure([where])
+    listeners.start()
+    with await connect(where), await connect(where):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+        assert len(guests.inside) == 1
+        guests.arrived.clear()
+        guests.let_go.set()
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+        assert len(guests.inside) == 2
+
+
+async def test_without_descriptors_it_pauses(
+        listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PAUSE_WHEN_EXHAUSTED", 0.001)
+    loop = asyncio.get_running_loop()
+    real, failures = loop.sock_accept, [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+
+    async def accept(listening: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise OSError(failures.pop(), "no")
+        return await real(listening)
+
+    monkeypatch.setattr(loop, "sock_accept", accept)
+    where = listener()
+    listeners.configure([where])
+    listeners.start()
+    with await connect(where):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+
+
+def test_a_stranger_is_an_address_or_a_network() -> None:
+    assert room._origin("10.9.0.7") == "10.9.0.7"
+    assert room._origin("2001:db8::7") == room._origin("2001:db8::ffff:8") == "2001:db8::/64"
+    assert room._origin("fe80::1%eth0") == "fe80::/64"

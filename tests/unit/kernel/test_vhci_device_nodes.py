@@ -1,0 +1,104 @@
+"""Which device nodes belong to which import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from usbip_agent.kernel import device_nodes as room
+from usbip_agent.kernel.device_nodes import NOTHING, DeviceNodes, local_bus_id_of
+from usbip_agent.kernel.uevents import Action, Uevent
+
+ROOT = "/sys/devices/platform/vhci_hcd.0/usb3"
+
+
+class FakeMonitor:
+    """The listing is what a test puts into it."""
+
+    listing: list[Uevent] = []
+
+    def __init__(self, *_callbacks: object, tag: str) -> None:
+        assert tag == "usbipa"
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+
+    def enumerate_tagged(self, tag: str) -> list[Uevent]:
+        return self.listing
+
+
+def event(path: str, node: str = "", subsystem: str = "block", action: Action = Action.ADD,
+          **properties: str) -> Uevent:
+    device: Any = SimpleNamespace(properties=properties)
+    return Uevent(action, Path(path), subsystem, node, device)
+
+
+@pytest.fixture
+def changes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch, changes: list[str]) -> DeviceNodes:
+    monkeypatch.setattr(room, "UeventMonitor", FakeMonitor)
+    FakeMonitor.listing = []
+    return DeviceNodes(changes.append)
+
+
+@pytest.mark.parametrize("path, local", [
+    (f"{ROOT}/3-1", "3-1"),
+    (f"{ROOT}/3-12/3-12:1.0/host6/target6:0:0/6:0:0:0/block/sda/sda1", "3-12"),
+    (f"{ROOT}", ""),
+    (f"{ROOT}/3-0:1.0", ""),
+    ("/sys/devices/pci0000:00/0000:00:05.0/usb1/1-9", ""),
+])
+def test_the_path_names_the_import(path: str, local: str) -> None:
+    assert local_bus_id_of(Path(path)) == local
+
+
+def test_a_device_becomes_its_nodes(nodes: DeviceNodes, changes: list[str]) -> None:
+    take = nodes._take
+    take(event(f"{ROOT}/3-1", "/dev/bus/usb/003/002", "usb", ID_MODEL_FROM_DATABASE="CP2102"))
+    take(event(f"{ROOT}/3-1/3-1:1.0", "", "usb"))
+    take(event(f"{ROOT}/3-1/3-1:1.0/block/sda", "/dev/sda"))
+    for number in (10, 2):
+        take(event(f"{ROOT}/3-1/3-1:1.0/block/sda/sda{number}", f"/dev/sda{number}"))
+    take(event(f"{ROOT}/3-1/3-1:1.0/bsg/6:0:0:0", "/dev/bsg/6:0:0:0", "bsg"))
+    seen = nodes.of("3-1")
+    assert seen.present and seen.model == "CP2102"
+    assert seen.device_nodes == ("/dev/sda", "/dev/sda2", "/dev/sda10")
+    assert changes == ["3-1"] * 4
+    take(event(f"{ROOT}/3-1/3-1:1.0/block/sda", "/dev/sda", action=Action.CHANGE))
+    assert len(changes) == 4  # nothing new, so nobody is bothered
+
+
+def test_what_is_removed_is_forgotten(nodes: DeviceNodes, changes: list[str]) -> None:
+    nodes._take(event(f"{ROOT}/3-1", "", "usb"))
+    nodes._take(event(f"{ROOT}/3-1/tty/ttyUSB0", "/dev/ttyUSB0", "tty"))
+    nodes._take(event(f"{ROOT}/3-1/tty/ttyUSB0", "/dev/ttyUSB0", "tty", Action.REMOVE))
+    assert nodes.of("3-1").device_nodes == ()
+    nodes._take(event(f"{ROOT}/3-1", "", "usb", Action.REMOVE))
+    assert nodes.of("3-1") == NOTHING
+    assert changes == ["3-1"] * 4
+    nodes._take(event(f"{ROOT}/3-1", "", "usb", Action.REMOVE))
+    assert len(changes) == 4
+
+
+def test_lost_events_are_made_up_for_by_looking(nodes: DeviceNodes, changes: list[str]) -> None:
+    nodes._take(event(f"{ROOT}/3-1", "", "usb"))
+    FakeMonitor.listing = [event(f"{ROOT}/3-2", "", "usb"), event(f"{ROOT}", "", "usb")]
+    changes.clear()
+    nodes._look_again()
+    assert sorted(changes) == ["3-1", "3-2"]
+    assert not nodes.of("3-1").present and nodes.of("3-2").present
+
+
+def test_a_device_cannot_fill_the_memory(nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAXIMUM_NODES", 3)
+    for number in range(9):
+        nodes._take(event(f"{ROOT}/3-1/x/{number}", f"/dev/x{number}"))
+    assert len(nodes.of("3-1").device_nodes) == 3
+    assert cast(Any, nodes)._found.keys() == {"3-1"}
