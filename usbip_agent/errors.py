@@ -135,6 +135,12 @@ class BusyFault(Fault):
     code = "Busy"
 
 
+class BlockedFault(Fault):
+    """Something of the running system stands on the device; taking it away would do harm."""
+
+    code = "Blocked"
+
+
 class PermissionFault(Fault):
     """The caller may not do this."""
 
@@ -149,8 +155,8 @@ class UnknownNodeFault(Fault):
 
 ALL_FAULTS: Final[tuple[type[Fault], ...]] = (
     Fault, UsageFault, ConfigurationFault, UnavailableFault, ModuleFault, UnknownDeviceFault,
-    NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault, KernelFault,
-    NoFreePortFault, BusyFault, PermissionFault, UnknownNodeFault,
+    NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault,
+    KernelFault, NoFreePortFault, BusyFault, BlockedFault, PermissionFault,
 )
 
 

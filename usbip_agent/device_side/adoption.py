@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from usbip_agent.device import Device
-from usbip_agent.device_side.export import Connection
+from usbip_agent.device_side.actions import Connection
 from usbip_agent.device_side.keeper import descriptor_name
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.kernel.exporter import Exporter, LinkStatus

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from usbip_agent.device import Device
-from usbip_agent.errors import Fault, NotExportableFault, RefusedFault
+from usbip_agent.device_side.actions import (
+    Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
+    StopAttempt, StopTimer,
+)
+from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault
 from usbip_agent.policy.agent import Decision, Host
 from usbip_agent.report import DeviceReport, ExportState
 
@@ -36,72 +40,6 @@ class Work(StrEnum):
     UNLINK = "unlink"
     CLEANUP = "cleanup"
     RELEASE = "release"
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Where a connected device is connected to."""
-
-    host: Host
-    transport: str
-    peer: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartAttempt:
-    """Connect the device to the first of *hosts* that takes it; report the outcome."""
-
-    device: Device
-    hosts: tuple[Host, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StopAttempt:
-    """Cancel the attempt; it still reports its outcome."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartRelease:
-    """Un-export the device if it is connected, and give it back to its local driver; report the outcome."""
-
-    device: Device
-    connection: Connection | None
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitUnlink:
-    """Wait until the kernel is done with the link that ended; report the outcome."""
-
-    device: Device
-
-
-@dataclass(frozen=True, slots=True)
-class StartCleanup:
-    """The device is gone: close the link, clear what the driver still says of it; report when done."""
-
-    device: Device
-
-
-@dataclass(frozen=True, slots=True)
-class StartTimer:
-    """Call ``timer_due`` in *delay* seconds, in place of any other timer."""
-
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class StopTimer:
-    """Call ``timer_due`` no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Nothing is left to do for this device, ever."""
-
-
-Action = (
-    StartAttempt | StopAttempt | StartRelease | AwaitUnlink | StartCleanup | StartTimer | StopTimer | Drop)
-Actions = tuple[Action, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +73,7 @@ class Export:
     work: Work = Work.NONE
     trying: Host | None = None
     _parked: bool = False
+    _blocked: bool = False
     _waiting: bool = False
     _stopping: bool = False
     _gone: bool = False
@@ -159,22 +98,41 @@ class Export:
         """The policy was read again. What failed for good is tried anew, what waits is tried at once."""
         changed = decision.hosts != self.decision.hosts
         self.decision = decision
-        if not (changed or self._parked or self._waiting):
+        if not (changed or self._parked or self._blocked or self._waiting):
             return self._settle()
-        self._parked = False
-        return (*self._stop_waiting(), *self._settle())
+        return self._anew()
+
+    def try_now(self) -> Actions:
+        """Something has changed (the network, a name, the end of a sleep) that may help what waits."""
+        return self._anew() if self._waiting else ()
+
+    def usage_changed(self) -> Actions:
+        """What stands on this machine's devices has changed: what is blocked is examined again."""
+        return self._anew() if self._blocked else ()
+
+    def fail_back(self) -> Actions:
+        """A host that is preferred to the connected one is back for good."""
+        if self.connection is None or self.work is not Work.NONE:
+            return ()
+        return () if self.connection.host in self._wanted()[:1] else self._release()
+
+    def damp(self, reason: str, delay: float) -> Actions:
+        """In place of ``begin``: the device comes and goes, and is left alone for *delay* seconds."""
+        self.since = self.clocks.wall()
+        if not self._wanted():
+            return self._settle()
+        return self._wait_for(delay, reason)
 
     def connect(self, host: Host) -> Actions:
         """Somebody wants the device on *host*, whatever the policy says."""
         self._before_hand = (self.by_hand, self.held)
-        self.by_hand, self.held, self._parked, self.attempts = host, False, False, 0
-        return (*self._stop_waiting(), *self._settle())
+        self.by_hand, self.held, self.attempts = host, False, 0
+        return self._anew()
 
     def disconnect(self) -> Actions:
         """Somebody wants the device back; it is held until ``connect`` or a replug."""
-        self.by_hand, self.held, self._parked, self._before_hand = None, True, False, None
-        self.reason = ""
-        return (*self._stop_waiting(), *self._settle())
+        self.by_hand, self.held, self._before_hand, self.reason = None, True, None, ""
+        return self._anew()
 
     def progressed(self, state: ExportState, host: Host) -> Actions:
         """The attempt has come so far with *host*."""
@@ -201,6 +159,10 @@ class Export:
             if not self._wanted():
                 self.reason = fault.what
                 return self._settle()
+        if isinstance(fault, BlockedFault):
+            self._blocked = True
+            self._show(ExportState.BLOCKED, str(fault))
+            return self._settle()
         if isinstance(fault, NotExportableFault):
             self._parked = True
             self._show(ExportState.FAILED, str(fault))
@@ -248,7 +210,7 @@ class Export:
         if self._successor is None:
             return (Drop(),)
         self.device, self.decision = self._successor
-        self._gone, self._successor, self._parked = False, None, False
+        self._gone, self._successor, self._parked, self._blocked = False, None, False, False
         self.held, self.by_hand, self._before_hand, self.attempts = False, None, None, 0
         return self._settle()
 
@@ -322,7 +284,9 @@ class Export:
             return self._settle_unwanted()
         if self.connection is not None:
             return () if self.connection.host in wanted else self._release()
-        if self._parked or self._waiting:
+        if self._blocked and self.claimed:
+            return self._release()
+        if self._parked or self._blocked or self._waiting:
             return ()
         return self._attempt(wanted)
 
@@ -355,13 +319,21 @@ class Export:
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.attempts, 10))
         delay *= 0.75 + 0.5 * self.clocks.chance()
         self.attempts += 1
+        timer = self._wait_for(delay, reason)
+        if self.claimed and (at_once_local or delay >= LOCAL_FROM):
+            return (*timer, *self._release())
+        return timer
+
+    def _wait_for(self, delay: float, reason: str) -> Actions:
         self._waiting = True
         self._show(ExportState.WAITING, reason)
         self.next_attempt = self.clocks.wall() + int(delay * 1_000_000)
-        timer = StartTimer(delay)
-        if self.claimed and (at_once_local or delay >= LOCAL_FROM):
-            return (timer, *self._release())
-        return (timer,)
+        return (StartTimer(delay),)
+
+    def _anew(self) -> Actions:
+        """Nothing that failed, blocked or waited keeps it from being tried now."""
+        self._parked = self._blocked = False
+        return (*self._stop_waiting(), *self._settle())
 
     def _stop_waiting(self) -> Actions:
         if not self._waiting:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from usbip_agent.device import Device
-from usbip_agent.device_side.attempt import Attempt, Dial, release
-from usbip_agent.device_side.export import (
-    Action, Actions, AwaitUnlink, Connection, Drop, Export, StartAttempt, StartCleanup,
-    StartRelease, StartTimer, StopAttempt, StopTimer,
+from usbip_agent.device_side.actions import (
+    Action, Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
+    StopAttempt, StopTimer,
 )
+from usbip_agent.device_side.attempt import Attempt, Dial, release
+from usbip_agent.device_side.export import Export
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.errors import DeadlineFault, Fault
 from usbip_agent.kernel.exporter import Exporter, wait_until_unlinked

@@ -12,11 +12,12 @@ from hypothesis.stateful import (
 )
 
 from usbip_agent.device import Device, Kind, Speed
-from usbip_agent.device_side.export import (
-    LOCAL_FROM, LONGEST_DELAY, Action, Actions, AwaitUnlink, Clocks, Connection, Drop, Export,
-    StartAttempt, StartCleanup, StartRelease, StartTimer, StopAttempt, StopTimer, Work,
+from usbip_agent.device_side.actions import (
+    Action, Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
+    StopAttempt, StopTimer,
 )
-from usbip_agent.errors import Fault, NotExportableFault, RefusedFault, UnreachableFault
+from usbip_agent.device_side.export import LOCAL_FROM, LONGEST_DELAY, Clocks, Export, Work
+from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
@@ -165,6 +166,42 @@ def test_a_reload_tries_at_once_what_waits_or_has_failed() -> None:
     assert export.policy_changed(TO_LAB) == (StartAttempt(STICK, (LAB,)),)
 
 
+def test_a_blocked_device_is_examined_again_when_usage_changes() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks)
+    export.begin()
+    assert export.attempt_failed(BlockedFault("/dev/sda1 is mounted"), claimed=False) == ()
+    assert (export.state, export.reason) == (ExportState.BLOCKED, "/dev/sda1 is mounted")
+    assert export.try_now() == ()
+    assert export.usage_changed() == (StartAttempt(STICK, (LAB,)),)
+
+
+def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks)
+    export.begin()
+    failed(export, UnreachableFault("away"))
+    assert export.try_now() == (StopTimer(), StartAttempt(STICK, (LAB,)))
+    assert connected(Time()).try_now() == ()
+
+
+def test_failback_leaves_a_lesser_host_for_the_preferred_one() -> None:
+    both = Decision("sticks", (LAB, BACKUP))
+    export = Export(STICK, both, Time().clocks)
+    export.begin()
+    export.attempt_succeeded(Connection(BACKUP, "plain", "peer"))
+    release, = export.fail_back()
+    assert isinstance(release, StartRelease)
+    assert export.release_done() == (StartAttempt(STICK, (LAB, BACKUP)),)
+    export.attempt_succeeded(Connection(LAB, "plain", "peer"))
+    assert export.fail_back() == ()
+
+
+def test_a_flapping_device_is_left_alone_for_a_while() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks)
+    assert export.damp("plugged in 6 times within a minute", 30.0) == (StartTimer(30.0),)
+    assert (export.state, export.reason) == (ExportState.WAITING, "plugged in 6 times within a minute")
+    assert export.timer_due() == (StartAttempt(STICK, (LAB,)),)
+
+
 def test_an_unplugged_device_is_dropped_and_nothing_is_done_to_it() -> None:
     export = connected(Time())
     assert export.unplugged() == (StartCleanup(STICK),)
@@ -266,10 +303,16 @@ class Story(RuleBasedStateMachine):
 
     @precondition(lambda self: isinstance(self.work, StartAttempt))
     @rule(claimed=st.booleans(), fault=st.sampled_from(
-        [UnreachableFault("away"), RefusedFault("no"), NotExportableFault("never")]))
+        [UnreachableFault("away"), RefusedFault("no"), NotExportableFault("never"), BlockedFault("mounted")]))
     def attempt_fails(self, claimed: bool, fault: Fault) -> None:
         self.work = None
         self.take(self.export.attempt_failed(fault, claimed and not self.gone))
+
+    @precondition(living)
+    @rule(what=st.sampled_from(["try_now", "usage_changed", "fail_back"]))
+    def something_changes(self, what: str) -> None:
+        self.take({"try_now": self.export.try_now, "usage_changed": self.export.usage_changed,
+                   "fail_back": self.export.fail_back}[what]())
 
     @precondition(lambda self: isinstance(self.work, StartAttempt))
     @rule()
@@ -338,7 +381,7 @@ class Story(RuleBasedStateMachine):
         if self.work is None and not self.timer:
             assert not self.stopping, "a stop that never ends"
             assert self.export.state in {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED,
-                                         ExportState.FAILED}, self.export.state
+                                         ExportState.FAILED, ExportState.BLOCKED}, self.export.state
         if self.export.state is ExportState.CONNECTED and self.work is None:
             assert self.export.connection is not None
 
