@@ -10,7 +10,7 @@ from tests.lab import cache
 from tests.lab.image import KEYRING, mirror
 
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-ENTER = 'mount -t proc proc "$1/proc" && cd "$1" && exec chroot "$@"'
+ENTER = 'mount -t proc proc "$1/proc" && mount -t sysfs -o ro sysfs "$1/sys" && cd "$1" && exec chroot "$@"'
 """Run by sh in a mount and process namespace of its own, with the root as first argument."""
 
 

@@ -22,18 +22,20 @@ SHARED = {"blocking"}
 
 USES: dict[str, set[str]] = {
     "policy": set(),
+    "identity": {"policy"},
     "kernel": set(),
-    "transport": {"policy"},
+    "transport": {"policy", "identity"},
     "service": set(),
     "bus": set(),
-    "device_side": {"policy", "kernel", "transport", "bus", "service"},
-    "application_side": {"policy", "kernel", "transport", "bus", "service"},
-    "cli": {"policy", "kernel", "transport", "bus", "service", "device_side", "application_side"},
+    "device_side": {"policy", "identity", "kernel", "transport", "bus", "service"},
+    "application_side": {"policy", "identity", "kernel", "transport", "bus", "service"},
+    "cli": {"policy", "identity", "kernel", "transport", "bus", "service", "device_side", "application_side"},
 }
 """Which rooms a room may use, beside BASE, SHARED and itself."""
 
 ONLY_IN = {
-    "dbus_next": "bus", "pyudev": "kernel", "sdnotify": "service", "systemd": "service", "yaml": "policy"}
+    "cryptography": "identity", "dbus_next": "bus", "pyudev": "kernel", "sdnotify": "service",
+    "systemd": "service", "yaml": "policy"}
 """Libraries that only one room knows."""
 
 IO_MODULES = {
