@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 DEADLINE = 10.0
 """Seconds for all that the peer has to say, and again for it to take the reply."""
 
-DEAD_AFTER = 10.0
-"""Seconds after which a link whose other end is silent is dead."""
-
 
 class Admission(Protocol):
     """A port that waits for the device; one of the two ends the waiting."""
@@ -45,6 +42,10 @@ class Desk(Protocol):
     @property
     def with_return_code(self) -> bool:
         """Whether replies have v9's return code."""
+
+    @property
+    def dead_after(self) -> float:
+        """Seconds after which a link whose other end is silent is dead."""
 
     async def admit(self, offer: Offer) -> Admission:
         """A port for *offer*; RefusedFault by policy, NoFreePortFault, ModuleFault."""
@@ -117,7 +118,7 @@ class Negotiator:
             return False
         try:
             _expect_silence(stream.socket)
-            tune(stream.socket, DEAD_AFTER)
+            tune(stream.socket, self._desk.dead_after)
             await self._reply(stream, wire.Operation.EXPORT, wire.Status.OK)
         except (Fault, OSError) as error:
             admission.abandon()

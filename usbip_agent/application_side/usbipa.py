@@ -100,6 +100,10 @@ class Usbipa:
     def with_return_code(self) -> bool:
         return self._policy.export_reply is ExportReply.V9
 
+    @property
+    def dead_after(self) -> float:
+        return self._policy.dead_after
+
     async def admit(self, offer: Offer) -> Life:
         decision = self._decide(offer)
         if not decision.accept:

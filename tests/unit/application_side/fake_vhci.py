@@ -85,7 +85,7 @@ class FakeVhci:
                     deadline: float) -> PortRow | None:
         async def look() -> PortRow:
             while not holds(row := self._row(port)):
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
             return row
         try:
             return await asyncio.wait_for(look(), deadline)

@@ -1,159 +1,20 @@
-"""The application side over real sockets on loopback; only the kernel's vhci is a fake."""
+"""What peers, the bus and reloads get from the application side."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
-import struct
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import pytest
 
-from tests.unit.application_side.fake_vhci import (
-    PORTS_OF_A_HUB, FakeAppearances, FakeDisplay, FakeRecords, FakeStore, FakeVhci, device, offer)
+from tests.unit.application_side.fake_vhci import PORTS_OF_A_HUB, device
+from tests.unit.application_side.side import (
+    OK_V14, OK_V9, Side, heard, refusal, request, unexported, until)
 from usbip_agent import wire
-from usbip_agent.application_side import life
-from usbip_agent.application_side.adoption import Adoption
-from usbip_agent.application_side.imports import Imports
-from usbip_agent.application_side.keeper import Keeper
-from usbip_agent.application_side.life import Surroundings
-from usbip_agent.application_side.listener import Listeners
-from usbip_agent.application_side.negotiation import Negotiator
-from usbip_agent.application_side.records import Record
-from usbip_agent.application_side.usbipa import Overrides, Usbipa
+from usbip_agent.application_side.usbipa import Overrides
 from usbip_agent.device import Device, Speed
-from usbip_agent.errors import ConfigurationFault, UnknownDeviceFault
-from usbip_agent.kernel.device_nodes import Appearance
-from usbip_agent.kernel.vhci import PortState
+from usbip_agent.errors import ConfigurationFault
 from usbip_agent.policy.usbipa import AcceptPolicy, ExportReply, Listener, ListenerTransport
-from usbip_agent.transport.watch import LinkWatcher
-
-PATIENCE = 10.0
-"""Seconds that a test waits for what it expects; nothing takes long, the machine may be busy."""
-
-OK_V9 = struct.pack(">HHII", 0x0111, 6, 0, 0)
-OK_V14 = OK_V9[:8]
-
-
-def refusal(status: int) -> bytes:
-    return struct.pack(">HHII", 0x0111, 6, status, 0xFFFFFFFF)
-
-
-def unexported(status: int) -> bytes:
-    return struct.pack(">HHI", 0x0111, 7, status) + (b"" if status else bytes(4))
-
-
-@dataclass
-class Side:
-    """A whole application side, and its peers."""
-
-    vhci: FakeVhci = field(default_factory=FakeVhci)
-    records: FakeRecords = field(default_factory=FakeRecords)
-    store: FakeStore = field(default_factory=FakeStore)
-    appearances: FakeAppearances = field(default_factory=FakeAppearances)
-    display: FakeDisplay = field(default_factory=FakeDisplay)
-    policy: AcceptPolicy = field(default_factory=lambda: AcceptPolicy(default_accept=True))
-    deadline: float = PATIENCE
-    port: int = 0
-    peers: list[socket.socket] = field(default_factory=list)
-
-    def start(self) -> None:
-        """Listens on loopback, on any port."""
-        self.watcher = LinkWatcher()
-        self.keeper = Keeper(Surroundings(
-            Imports(), self.vhci, self.records, self.store, self.appearances, self.display, self.watcher))
-        self.listeners = Listeners(lambda *arguments: self.negotiator.serve(*arguments), (4,))
-        self.usbipa = Usbipa(self.load, self.keeper, self.listeners, lambda: self.vhci.loaded,
-                             Overrides())
-        self.negotiator = Negotiator(self.usbipa, deadline=self.deadline)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.usbipa.configure()
-        self.listeners.start()
-
-    def load(self) -> AcceptPolicy:
-        from dataclasses import replace
-
-        plain = frozenset({ListenerTransport.PLAIN})
-        return replace(self.policy, listen=self.policy.listen or (Listener("127.0.0.1", self.port, plain),))
-
-    async def stop(self) -> None:
-        await self.listeners.close()
-        await self.keeper.end_all("the test is over")
-        self.watcher.close()
-        for peer in self.peers:
-            peer.close()
-        self.vhci.close()
-
-    async def dial(self) -> socket.socket:
-        peer = socket.socket()
-        peer.setblocking(False)
-        self.peers.append(peer)
-        await asyncio.get_running_loop().sock_connect(peer, ("127.0.0.1", self.port))
-        return peer
-
-    async def ask(self, data: bytes) -> tuple[socket.socket, bytes]:
-        """Sends *data* at once; the connection and the whole reply."""
-        peer = await self.dial()
-        await asyncio.get_running_loop().sock_sendall(peer, data)
-        return peer, await heard(peer, 12)
-
-    async def export(self, exported: Device | None = None) -> tuple[socket.socket, bytes]:
-        return await self.ask(request(wire.Operation.EXPORT, exported))
-
-    async def unexport(self, exported: Device | None = None) -> bytes:
-        return (await self.ask(request(wire.Operation.UNEXPORT, exported)))[1]
-
-
-def request(operation: wire.Operation, exported: Device | None = None) -> bytes:
-    return wire.encode_request(wire.Request(operation, exported or device()))
-
-
-async def heard(peer: socket.socket, most: int) -> bytes:
-    """What *peer* is told until there is no more, or *most* bytes."""
-    data = b""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while len(data) < most:
-                chunk = await asyncio.get_running_loop().sock_recv(peer, most - len(data))
-                if not chunk:
-                    break
-                data += chunk
-    except ConnectionResetError:
-        pass
-    return data
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not holds():
-            await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-async def side() -> AsyncIterator[Side]:
-    made = Side()
-    made.start()
-    yield made
-    await made.stop()
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    assert not left
-
-
-async def test_an_export_is_attached(side: Side) -> None:
-    side.appearances.known["3-1"] = Appearance(True, "CP2102", ("/dev/ttyUSB0",))
-    peer, reply = await side.export()
-    assert reply == OK_V9
-    await until(lambda: 0 in side.display.shown and side.display.shown[0].state == "attached")
-    report = side.display.shown[0].report
-    assert (report.local_bus_id, report.model, report.device_nodes) == ("3-1", "CP2102", ("/dev/ttyUSB0",))
-    assert report.peer == "%s:%d" % peer.getsockname()
-    assert side.vhci.attached[0].devid == 0x10002
-    assert side.records.kept[0].descriptor == side.vhci.attached[0].descriptor
-    assert side.store.kept == {"import-0"}
 
 
 async def test_bytes_after_the_reply_are_the_kernel_s(side: Side) -> None:
@@ -211,15 +72,6 @@ async def test_a_full_hub_is_told_and_the_other_hub_is_open(side: Side) -> None:
     assert (await side.export(device(speed=Speed.SUPER)))[1] == OK_V9
 
 
-@pytest.mark.parametrize("data", [
-    b"GET / HTTP/1.1\r\n\r\n" + bytes(400), bytes(320), b"\x01\x00" + request(wire.Operation.EXPORT)[2:],
-    request(wire.Operation.EXPORT)[:300] + b"\xff" * 20,
-    struct.pack(">HHI", 0x0111, 0x8005, 0) + bytes(312)])
-async def test_what_is_no_request_is_hung_up_on(side: Side, data: bytes) -> None:
-    assert (await side.ask(data))[1] == b""
-    assert (await side.export())[1] == OK_V9
-
-
 async def test_bytes_before_the_reply_end_the_connection(side: Side) -> None:
     assert (await side.ask(request(wire.Operation.EXPORT) + b"x"))[1] == b""
     await until(lambda: not len(list(side.keeper)))
@@ -266,65 +118,6 @@ async def test_thirty_two_at_once_get_thirty_two_ports(side: Side) -> None:
     assert (await side.export(device("2-1", 99)))[1] == refusal(2)
 
 
-async def test_a_port_that_is_taken_under_our_hands_is_left_for_another(side: Side) -> None:
-    side.vhci.busy = {0, 1}
-    assert (await side.export())[1] == OK_V9
-    await until(lambda: side.vhci.attached)
-    assert side.vhci.attempts == [0, 1, 2] and list(side.vhci.attached) == [2]
-    assert list(side.records.kept) == [2]
-    assert side.display.shown.keys() == {2}
-
-
-async def test_a_controller_that_is_not_ready_is_tried_again(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "NOT_READY_PAUSES", (0.001, 0.001))
-    side.vhci.refuse = errno.EAGAIN
-    peer, _reply = await side.export()
-    assert await heard(peer, 1) == b""
-    assert side.vhci.attempts == [0, 0, 0]
-
-
-@pytest.mark.parametrize("how", ["refused", "all busy"])
-async def test_when_no_attach_succeeds_the_stub_sees_the_end(side: Side, how: str) -> None:
-    if how == "refused":
-        side.vhci.refuse = errno.EINVAL
-    else:
-        side.vhci.busy = set(range(PORTS_OF_A_HUB))
-    peer, reply = await side.export()
-    assert reply == OK_V9
-    assert await heard(peer, 1) == b""
-    await until(lambda: not list(side.keeper))
-    assert not side.records.kept and not side.store.kept and not side.display.shown
-
-
-async def test_a_link_that_ends_frees_its_port(side: Side) -> None:
-    peer, _reply = await side.export()
-    await until(lambda: side.store.kept)
-    peer.close()
-    await until(lambda: not list(side.keeper))
-    assert not side.vhci.attached and not side.records.kept and not side.store.kept
-    assert side.display.history[-2:] == [(0, "detaching"), (0, "hidden")]
-
-
-async def test_a_port_that_the_kernel_does_not_free_by_itself_is_detached(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "OWN_RELEASE_DEADLINE", 0.02)
-    await side.export()
-    await until(lambda: side.store.kept)
-    detached: list[int] = []
-
-    def detach(vhci: FakeVhci, port: int) -> None:
-        detached.append(port)
-        vhci.end(port)
-
-    monkeypatch.setattr(FakeVhci, "detach", detach)
-    [living] = side.keeper._lives
-    living.end("the link has ended", detach_first=False)
-    monkeypatch.setattr(life, "shut_down", lambda link: None)  # a kernel that does not notice
-    await until(lambda: not list(side.keeper))
-    assert detached == [0]
-
-
 async def test_unexport_is_answered_when_the_port_is_free(side: Side) -> None:
     peer, _reply = await side.export()
     await until(lambda: side.vhci.attached)
@@ -358,111 +151,6 @@ async def test_two_devices_of_one_address_live_side_by_side(side: Side) -> None:
     await until(lambda: len(side.vhci.attached) == 2)
 
 
-async def test_detach_by_hand(side: Side) -> None:
-    peer, _reply = await side.export()
-    await until(lambda: side.vhci.attached)
-    await side.usbipa.detach(0)
-    assert not side.vhci.attached
-    assert await heard(peer, 1) == b""
-    with pytest.raises(UnknownDeviceFault):
-        await side.usbipa.detach(0)
-
-
-async def test_a_port_of_usbip_attach_cannot_be_detached_here(side: Side) -> None:
-    side.vhci.taken_elsewhere = {0}
-    with pytest.raises(UnknownDeviceFault):
-        await side.usbipa.detach(0)
-
-
-async def test_an_import_can_be_ended_while_it_is_attached(side: Side) -> None:
-    import threading
-
-    entered, go_on = threading.Event(), threading.Event()
-
-    def hold(_port: int) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
-    side.vhci.on_attach = hold
-    peer, _reply = await side.export()
-    await until(entered.is_set)
-    ending = asyncio.create_task(side.usbipa.detach(0))
-    await asyncio.sleep(0)
-    go_on.set()
-    await ending
-    assert not side.vhci.attached and not list(side.keeper)
-    assert await heard(peer, 1) == b""
-
-
-async def test_an_attach_that_never_returns_ends_the_link(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    from usbip_agent.errors import DeadlineFault
-
-    go_on = threading.Event()
-
-    async def impatient(what: str, call: Callable[[], None], **_: float) -> None:
-        if not what.startswith("attach"):
-            return call()
-        threading.Thread(target=lambda: (go_on.wait(PATIENCE), call()), daemon=True).start()
-        raise DeadlineFault("attach: no answer")
-
-    monkeypatch.setattr(life, "in_thread", impatient)
-    peer, _reply = await side.export()
-    assert await heard(peer, 1) == b""
-    await until(lambda: not list(side.keeper))
-    # The thread still has the socket's number: it must not be another socket's by now.
-    go_on.set()
-    await until(lambda: side.vhci.attached)
-    kernels = side.vhci.attached[0].kernels
-    assert kernels.recv(1) == b""
-
-
-async def test_udev_s_news_reach_the_display(side: Side) -> None:
-    await side.export()
-    await until(lambda: side.store.kept)
-    assert side.display.shown[0].state == "attaching"
-    side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda", "/dev/sda1"))
-    side.keeper.appearance_changed("3-1")
-    assert side.display.shown[0].state == "attached"
-    assert side.display.shown[0].device_nodes == ("/dev/sda", "/dev/sda1")
-    side.keeper.appearance_changed("9-9")
-
-
-async def test_a_device_that_goes_and_comes_on_its_link_stays(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "OWN_RELEASE_DEADLINE", 0.02)
-    await side.export()
-    await until(lambda: side.store.kept)
-    side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda",))
-    side.keeper.appearance_changed("3-1")
-    side.appearances.known.clear()
-    side.keeper.appearance_changed("3-1")
-    [living] = side.keeper._lives
-    await until(lambda: living._check_task is not None and living._check_task.done())
-    assert side.vhci.attached and not living._ended.done()
-
-
-async def test_without_udev_the_table_tells_that_it_is_attached(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
-    await side.export()
-    await until(lambda: 0 in side.display.shown and side.display.shown[0].state == "attached")
-
-
-async def test_a_device_that_is_never_enumerated_is_given_up(
-        side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
-    monkeypatch.setattr(life, "SETTLE_DEADLINE", 0.05)
-    side.vhci.state = PortState.NOT_ASSIGNED
-    caplog.set_level("INFO")
-    peer, _reply = await side.export()
-    assert await heard(peer, 1) == b""
-    await until(lambda: not list(side.keeper))
-    assert "the device has not answered" in caplog.text
-
-
 async def test_a_rule_change_ends_what_is_no_longer_accepted(side: Side) -> None:
     await side.export()
     await until(lambda: side.vhci.attached)
@@ -485,51 +173,6 @@ async def test_a_bad_reload_changes_nothing(side: Side, monkeypatch: pytest.Monk
         await side.usbipa.reload()
     assert side.vhci.attached
     assert (await side.export(device("1-2")))[1] == OK_V9
-
-
-async def test_a_restart_leaves_everything_and_the_next_process_goes_on(side: Side) -> None:
-    peer, _reply = await side.export()
-    await until(lambda: side.store.kept)
-    attached = side.vhci.attached[0]
-    await side.keeper.leave(PATIENCE)
-    assert side.vhci.attached and side.records.kept and side.store.kept == {"import-0"}
-
-    [record] = side.records.kept.values()
-    [row] = [row for row in side.vhci.rows() if row.port == 0]
-    side.keeper = Keeper(Surroundings(
-        Imports(), side.vhci, side.records, side.store, side.appearances, side.display, side.watcher))
-    side.keeper.adopt(Adoption(record, row, attached.kernels.dup().detach()))
-    [entry] = side.keeper
-    assert (entry.port, entry.local_bus_id, entry.since) == (0, "3-1", record.since)
-    await asyncio.sleep(0)
-    peer.close()
-    await until(lambda: not list(side.keeper))
-    assert not side.vhci.attached and not side.records.kept and not side.store.kept
-
-
-async def test_an_adopted_import_without_its_socket_ends_with_its_device(
-        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right = socket.socketpair()
-    with left, right:
-        side.vhci.attach(0, left.fileno(), offer().devid, Speed.HIGH)
-        record = Record(0, left.fileno(), offer(), "r", 1)
-        [row] = [row for row in side.vhci.rows() if row.port == 0]
-        side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda",))
-        side.keeper.adopt(Adoption(record, row, None))
-        await until(lambda: side.display.shown and side.display.shown[0].state == "attached")
-        side.vhci.end(0)
-        side.appearances.known.clear()
-        side.keeper.appearance_changed("3-1")
-        await until(lambda: not list(side.keeper))
-
-
-async def test_a_port_that_somebody_else_has_by_now_is_not_detached(side: Side) -> None:
-    await side.export()
-    await until(lambda: side.store.kept)
-    side.vhci.end(0)
-    side.vhci.taken_elsewhere = {0}
-    await until(lambda: not list(side.keeper))
-    assert side.vhci.taken_elsewhere == {0}
 
 
 async def test_the_status_line_says_what_matters(side: Side) -> None:
