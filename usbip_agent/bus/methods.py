@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from enum import Enum, Flag, auto
 from typing import Any
 
-from usbip_agent.bus.marshalling import Message
-from usbip_agent.bus.operations import AgentOperations, ConnectOptions, DisconnectOptions, UsbipaOperations
+from usbip_agent.bus.marshalling import Message, variant
+from usbip_agent.bus.operations import (
+    AgentOperations, ConnectOptions, DisconnectOptions, EnrolledNode, EnrolmentOperations, UsbipaOperations)
 from usbip_agent.bus.paths import child_path
 from usbip_agent.bus.values import shown, variants_of_explanation
-from usbip_agent.errors import UsageFault
+from usbip_agent.errors import UnavailableFault, UsageFault
 from usbip_agent.names import AGENT, USBIPA
 
 
@@ -120,7 +121,47 @@ def usbipa_methods(operations: UsbipaOperations) -> tuple[Method, ...]:
     return (
         Method(interface, "Detach", place, Access.PRIVILEGED, (Argument("port", "u"), _OPTIONS), (), detach),
         Method(interface, "Reload", place, Access.PRIVILEGED, (), (), reload),
+        *_enrolment_methods(operations),
     )
+
+
+def _enrolment_methods(operations: object) -> tuple[Method, ...]:
+    """The part of ``org.usbip.Usbipa1.Manager`` that deals with nodes. Their addresses are for root alone."""
+    def desk() -> EnrolmentOperations:
+        if not isinstance(operations, EnrolmentOperations):
+            raise UnavailableFault("this usbipa enrols no nodes")
+        return operations
+
+    async def enroll(call: Message) -> list[Any]:
+        node, options = call.body
+        _check_known(options, ("host", "port"))
+        return [await desk().enroll(node, _text_option(options, "host"), _port_option(options))]
+
+    async def list_nodes(call: Message) -> list[Any]:
+        return [[_variants_of_node(node) for node in desk().nodes()]]
+
+    async def revoke(call: Message) -> list[Any]:
+        await desk().revoke(call.body[0])
+        return []
+
+    interface, place, node = USBIPA.manager_interface, Place.MANAGER, Argument("node", "s")
+    return (
+        Method(interface, "Enroll", place, Access.PRIVILEGED,
+               (node, _OPTIONS), (Argument("code", "s"),), enroll),
+        Method(interface, "ListNodes", place, Access.PRIVILEGED,
+               (), (Argument("nodes", "aa{sv}"),), list_nodes),
+        Method(interface, "Revoke", place, Access.PRIVILEGED, (node,), (), revoke),
+    )
+
+
+def _variants_of_node(node: EnrolledNode) -> dict[str, Any]:
+    return {
+        "Name": variant("s", shown(node.name)),
+        "Fingerprint": variant("s", shown(node.fingerprint)),
+        "Enrolled": variant("t", max(0, node.enrolled)),
+        "LastSeen": variant("t", max(0, node.last_seen)),
+        "LastPeer": variant("s", shown(node.last_peer)),
+    }
 
 
 def _check_known(options: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -137,6 +178,14 @@ def _boolean_option(options: dict[str, Any], name: str, *, known: tuple[str, ...
     if options[name].signature != "b":
         raise _wrong_type(name, options[name].signature, "a boolean, 'b'")
     return bool(options[name].value)
+
+
+def _text_option(options: dict[str, Any], name: str) -> str | None:
+    if name not in options:
+        return None
+    if options[name].signature != "s":
+        raise _wrong_type(name, options[name].signature, "a text, 's'")
+    return str(options[name].value)
 
 
 def _wrong_type(name: str, signature: str, takes: str) -> UsageFault:

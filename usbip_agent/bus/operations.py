@@ -7,8 +7,9 @@ its own, several at the same time, and is cancelled when the daemon leaves the b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ class Explanation:
     steps: tuple[ExplanationStep, ...]
 
 
+class EnrolledNode(Protocol):
+    """A node that may connect. Times in µs since the epoch, 0 = never."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def enrolled(self) -> int: ...
+    @property
+    def last_seen(self) -> int: ...
+    @property
+    def last_peer(self) -> str: ...
+
+
 class AgentOperations(Protocol):
     """The device side, as ``org.usbip.Agent1.Manager`` calls it."""
 
@@ -70,3 +86,17 @@ class UsbipaOperations(Protocol):
 
     async def reload(self) -> None:
         """Read the configuration again; a bad one changes nothing and is raised as ConfigurationFault."""
+
+
+@runtime_checkable
+class EnrolmentOperations(Protocol):
+    """What ``org.usbip.Usbipa1.Manager`` calls as well, of a daemon that enrols nodes."""
+
+    async def enroll(self, node: str, host: str | None, port: int | None) -> str:
+        """A join code for *node*. None: the name and the port that this host is usually reached by."""
+
+    def nodes(self) -> Sequence[EnrolledNode]:
+        """Who may connect."""
+
+    async def revoke(self, node: str) -> None:
+        """Refuse *node* from now on, and end its imports; UnknownNodeFault when it is not enrolled."""
