@@ -16,12 +16,18 @@ from usbip_agent.policy.match import EVERYTHING, Match, Traits, holding, read_ma
 from usbip_agent.policy.problems import NOWHERE, InvalidConfiguration, Place, Problem, Problems, quoted
 from usbip_agent.policy.rules import BUILT_IN, Step, refuse_equal_names, rules_of
 from usbip_agent.policy.transports import Transport
-from usbip_agent.policy.values import rule_name, system_name, version_number
+from usbip_agent.policy.values import failback_time, rule_name, system_name, version_number
 
 __all__ = [
     "AgentPolicy", "ConnectRule", "Decision", "Host", "InvalidConfiguration", "Match", "Problem", "Step",
     "Transport", "load_agent_policy", "load_agent_policy_files",
 ]
+
+
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"true or false can stand here, not {quoted(text)}")
+    return text == "true"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +40,11 @@ class ConnectRule:
     match: Match = key(read_match, default=EVERYTHING)
     connect: tuple[HostName, ...] = key(several(read_host_name), default=())
     """The hosts as written; *hosts* is what they mean."""
+    failback: float | None = key(one(failback_time), default=None)
+    """See ``Decision.failback``."""
     ignore: bool = key(one(only_true), default=False)
+    force: bool = key(one(_true_or_false), default=False)
+    """Connect it even though the running system stands on it."""
     hosts: tuple[Host, ...] = ()
     place: Place = NOWHERE
 
@@ -48,6 +58,8 @@ class Decision:
     """In the order in which they are to be tried; empty = ignore."""
     trace: tuple[Step, ...] = ()
     """The deciding step; from ``explain`` preceded by those of all earlier rules."""
+    failback: float | None = None
+    """Seconds that a host in front of the connected one must have been back for; None = stay."""
 
     @property
     def connects(self) -> bool:
@@ -76,6 +88,7 @@ class AgentPolicy:
     hosts: tuple[Host, ...] = ()
     rules: tuple[ConnectRule, ...] = ()
     default_hosts: tuple[Host, ...] = ()
+    default_failback: float | None = None
     default_location: str = BUILT_IN
 
     def host(self, name: str) -> Host | None:
@@ -87,8 +100,8 @@ class AgentPolicy:
         traits = traits_of(device)
         for rule in self.rules:
             if rule.match.holds(traits):
-                return Decision(rule.name, rule.hosts, (_deciding_step(rule, traits),))
-        return Decision("default", self.default_hosts, (self._default_step(),))
+                return Decision(rule.name, rule.hosts, (_deciding_step(rule, traits),), rule.failback)
+        return Decision("default", self.default_hosts, (self._default_step(),), self.default_failback)
 
     def explain(self, device: Device) -> Decision:
         """As ``decide``, with a step for each rule that was examined."""
@@ -118,13 +131,21 @@ class _Default:
     """``default: ignore`` or ``default: {connect: HOSTS}``."""
 
     connect: tuple[HostName, ...] = key(several(read_host_name), default=(), required=True)
+    failback: float | None = key(one(failback_time), default=None)
     place: Place = NOWHERE
 
 
 def _read_default(entry: Entry, problems: Problems) -> _Default | None:
     if isinstance(entry.value, Mapping):
-        return read_keys(_Default, entry.value, problems, what="default", place=entry.place)
+        default = read_keys(_Default, entry.value, problems, what="default", place=entry.place)
+        _require_a_way_back("default", default, problems)
+        return default
     return _Default(place=entry.place) if one(_only_ignore)(entry, problems) else None
+
+
+def _require_a_way_back(what: str, entry: ConnectRule | _Default, problems: Problems) -> None:
+    if entry.failback is not None and len(entry.connect) < 2:
+        problems.add(entry.place, f"{what} has failback but no list of hosts: there is nowhere to return to")
 
 
 def _only_ignore(text: str) -> str:
@@ -162,6 +183,8 @@ def _policy_of(documents: Documents, problems: Problems) -> AgentPolicy:
     hosts = unique_hosts([each for file in files for each in file.hosts], problems)
     rules = [rule for file in files for rule in file.rules]
     refuse_equal_names(rules, problems)
+    for rule in rules:
+        _require_a_way_back(f"the rule {quoted(rule.name)}", rule, problems)
     default = next((file.default for file in files if file.default), _Default())
     node = next((file.node for file in files if file.node), "")
     if documents.are_complete:
@@ -174,6 +197,7 @@ def _policy_of(documents: Documents, problems: Problems) -> AgentPolicy:
         node=node, hosts=tuple(hosts.values()),
         rules=tuple(replace(rule, hosts=tuple(hosts[each.name] for each in rule.connect)) for rule in rules),
         default_hosts=tuple(hosts[each.name] for each in default.connect),
+        default_failback=default.failback,
         default_location=BUILT_IN if default.place is NOWHERE else str(default.place))
 
 

@@ -14,8 +14,8 @@ from usbip_agent.policy.problems import Place, Problems, quoted
 from usbip_agent.policy.proxy import Proxy, proxy_url
 from usbip_agent.policy.transports import Transport
 from usbip_agent.policy.values import (
-    DEAD_AFTER, absolute_path, certificate_fingerprint, dead_after_time, host_address, port_number,
-    system_name, wss_url)
+    DEAD_AFTER, SERVICE_PREFIX, absolute_path, certificate_fingerprint, dead_after_time, destination,
+    port_number, system_name, wss_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Host:
     """One entry of ``hosts``. With WSS the *url* says where and *address* is empty; else the reverse."""
 
     name: str
-    address: str = keyed(one(host_address), default="")
+    address: str = keyed(one(destination), default="")
+    """A name, an IP address, or ``srv:…``; then *port* means nothing, as each record has its own."""
     port: int = keyed(one(port_number), default=DEFAULT_PORT)
     transport: Transport = keyed(one(choice(Transport)), default=Transport.TLS)
     url: str = keyed(one(wss_url), default="")
@@ -36,6 +37,11 @@ class Host:
     key: Path | None = keyed(one(absolute_path), default=None)
     dead_after: float = keyed(one(dead_after_time), default=DEAD_AFTER)
     """Seconds without a sign of life after which the link is dead."""
+
+    @property
+    def service(self) -> str:
+        """The name whose SRV records say where the host is; empty when *address* says it."""
+        return self.address.removeprefix(SERVICE_PREFIX) if self.address.startswith(SERVICE_PREFIX) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,9 @@ def _require_one_destination(host: Host, mapping: Mapping, problems: Problems) -
     for name in ("address", "port") if over_web else ("url",):
         if entry := mapping.get(name):
             problems.add(entry.place, f"{name} has no place beside transport {host.transport}")
+    for name, why in (("port", "the SRV records have it"), ("proxy", "it is asked for names, not services")):
+        if host.service and (entry := mapping.get(name)):
+            problems.add(entry.place, f"{name} has no place beside an address {SERVICE_PREFIX}…: {why}")
 
 
 def _require_one_identity(host: Host, mapping: Mapping, problems: Problems) -> None:

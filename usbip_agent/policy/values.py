@@ -18,13 +18,21 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 _WSS_URL = re.compile(r"[!-~]{1,2048}")
 
 _FINGERPRINT = re.compile(r"sha256:[0-9A-Fa-f]{64}")
-_DURATION = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>s|m|min)")
+_DURATION = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>s|min|m|h)")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+_SERVICE = re.compile(r"_[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 MAXIMUM_RULE_NAME = 128
 
 DEAD_AFTER = 10.0
 SHORTEST_DEAD_AFTER, LONGEST_DEAD_AFTER = 3, 600
 """Seconds without a sign of life after which a link is dead. Below, a lost packet would end it."""
+
+SHORTEST_FAILBACK, LONGEST_FAILBACK = 10, 24 * 3600
+"""Seconds that a preferred host must have been back for. Each return interrupts the device."""
+
+SERVICE_PREFIX = "srv:"
+"""In front of an address that DNS keeps as SRV records: ``srv:_usbipa._tcp.example.net``."""
 
 
 def version_number(text: str) -> int:
@@ -101,6 +109,23 @@ def host_address(text: str) -> str:
     return text
 
 
+def destination(text: str) -> str:
+    """A host name, an IP address, or ``srv:_service._tcp.domain``: whatever its SRV records name."""
+    if not text.startswith(SERVICE_PREFIX):
+        return host_address(text)
+    name = text.removeprefix(SERVICE_PREFIX)
+    service, _, rest = name.partition(".")
+    protocol, _, domain = rest.partition(".")
+    if not _SERVICE.fullmatch(service) or not protocol.startswith("_"):
+        raise ValueError(f"{quoted(text)} is no service: write srv:_usbipa._tcp.example.net")
+    if protocol.lower() != "_tcp":
+        raise ValueError(f"{quoted(text)}: USB/IP runs over TCP, write _tcp")
+    labels = domain.removesuffix(".").split(".")
+    if len(name) > 253 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f"{quoted(text)} is no service: a domain must follow _tcp, and no port: DNS has it")
+    return text
+
+
 def listening_address(text: str) -> str:
     """An IP address of this machine, or ``*`` for all of both families."""
     return text if text == "*" else ip_literal(text)
@@ -141,14 +166,29 @@ def absolute_path(text: str) -> Path:
     return Path(text)
 
 
-def dead_after_time(text: str) -> float:
-    """``10s``, ``2m`` or ``2min``, in seconds."""
+def duration(text: str, shortest: int, longest: int) -> float:
+    """``90s``, ``10m`` (or ``10min``) or ``2h``, in seconds; *shortest* and *longest* are seconds too."""
     found = _DURATION.fullmatch(text)
-    seconds = int(found["count"]) * (1 if found["unit"] == "s" else 60) if found else 0
-    if not SHORTEST_DEAD_AFTER <= seconds <= LONGEST_DEAD_AFTER:
-        raise ValueError(f"{quoted(text)} is no time from {SHORTEST_DEAD_AFTER}s to"
-                         f" {LONGEST_DEAD_AFTER // 60}m: write 10s or 2m")
+    seconds = int(found["count"]) * _SECONDS[found["unit"]] if found else 0
+    if not shortest <= seconds <= longest:
+        raise ValueError(f"{quoted(text)} is no time from {_shown_time(shortest)} to {_shown_time(longest)}:"
+                         " write 10s or 2m")
     return float(seconds)
+
+
+def _shown_time(seconds: int) -> str:
+    unit = next(unit for unit in ("h", "m", "s") if seconds % _SECONDS[unit] == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+def dead_after_time(text: str) -> float:
+    """From 3 s to 10 min, in seconds."""
+    return duration(text, SHORTEST_DEAD_AFTER, LONGEST_DEAD_AFTER)
+
+
+def failback_time(text: str) -> float:
+    """From 10 s to a day, in seconds."""
+    return duration(text, SHORTEST_FAILBACK, LONGEST_FAILBACK)
 
 
 def network(text: str) -> Network:
