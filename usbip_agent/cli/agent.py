@@ -17,6 +17,7 @@ PROGRAM: Final = Program(AGENT, "Exports USB devices to the hosts that the polic
     "check": "check:AGENT_VERB",
     "doctor": "doctor:AGENT_VERB",
     "monitor": "monitor:VERB",
+    "join": "join:VERB",
     "run": "run:AGENT_VERB",
 })
 

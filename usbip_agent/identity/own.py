@@ -7,6 +7,7 @@ certificate alone. Both are 0600.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import ssl
 import stat
@@ -18,6 +19,7 @@ from usbip_agent.errors import Fault, IdentityFault
 from usbip_agent.identity.child import run_module
 from usbip_agent.identity.files import FILE_MODE, read_file, write_file
 from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.names import Service
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,11 @@ class Identity:
     def pem(self) -> str:
         """The certificate, as it is handed over. IdentityFault."""
         return _read(self.certificate) or ""
+
+
+def state_directory(service: Service) -> Path:
+    """Where *service* keeps its identity, for the daemon (systemd tells it) and for its commands alike."""
+    return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or service.state_directory)
 
 
 def ensure_identity(directory: Path, name: str) -> Identity:
