@@ -9,6 +9,9 @@ from pathlib import Path
 from tests.lab import cache
 from tests.lab.image import KEYRING, mirror
 
+SHOWN = 40
+"""Lines of a failed command's output that are worth reading."""
+
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 ENTER = 'mount -t proc proc "$1/proc" && mount -t sysfs -o ro sysfs "$1/sys" && cd "$1" && exec chroot "$@"'
 """Run by sh in a mount and process namespace of its own, with the root as first argument."""
@@ -43,9 +46,11 @@ class BareSystem:
             env=_environment(), text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
 
     def checked(self, *command: str, directory: str = "/") -> str:
-        """As ``run``; its stdout. AssertionError with all it said unless it succeeds."""
+        """As ``run``; its stdout. AssertionError with the end of what it said unless it succeeds."""
         done = self.run(*command, directory=directory)
-        assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if done.returncode != 0:
+            said = "\n".join([*done.stdout.splitlines()[-SHOWN:], "", *done.stderr.splitlines()[-SHOWN:]])
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{said}")
         return done.stdout
 
     def install(self, *packages: str) -> str:
