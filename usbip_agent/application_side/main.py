@@ -37,6 +37,10 @@ LEAVE_DEADLINE = 5.0
 """Seconds that a restart waits for what the kernel is being told just then."""
 
 
+DRAIN_DEADLINE = 2.0
+"""Seconds that the end waits for systemd to take what it was told."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What the command line says."""
@@ -165,6 +169,7 @@ class _Daemon:
         self._nodes.close()
         self._watcher.close()
         await self._presence.leave()
+        await self._notifier.drain(DRAIN_DEADLINE)
 
     def _show_status(self) -> None:
         if self._stop.is_set():
