@@ -95,10 +95,10 @@ async def release(device: Device, exporter: Exporter, link: socket.socket | None
         if dial_back is not None:
             await _say_unexport(device, dial_back)
         shut_down(link)
-    if not exporter.is_present(device):
-        return
     await wait_until_unlinked(exporter, device)
-    await exporter.give_back(device)
+    # Not asked before: the kernel resets the device at the end of its link, and meanwhile it has no number.
+    if exporter.is_present(device):
+        await exporter.give_back(device)
 
 
 async def _say_unexport(device: Device, dial_back: Callable[[], Awaitable[Stream]]) -> None:
