@@ -49,3 +49,10 @@ def test_names_are_those_of_the_daemons() -> None:
     assert set(wants) == {("ENV{SYSTEMD_WANTS}", "+=", AGENT.unit)}
     tags = [term for rule in terms(ROOT / "udev/60-usbipa.rules") for term in rule if term[0] == "TAG"]
     assert tags == [("TAG", "+=", UDEV_TAG_USBIPA)]
+
+
+def test_only_a_plug_wakes_the_agent() -> None:
+    """systemd starts what a device wants at each of its events, also an agent that was stopped meanwhile."""
+    for rule in terms(ROOT / "udev/60-usbip-agent.rules"):
+        if any(key == "ENV{SYSTEMD_WANTS}" for key, _, _ in rule):
+            assert ("ACTION", "==", "add") in rule
