@@ -44,7 +44,7 @@ class ConnectRule:
     """See ``Decision.failback``."""
     ignore: bool = key(one(only_true), default=False)
     force: bool = key(one(_true_or_false), default=False)
-    """Connect it even though the running system stands on it."""
+    """See ``Decision.force``."""
     hosts: tuple[Host, ...] = ()
     place: Place = NOWHERE
 
@@ -60,6 +60,8 @@ class Decision:
     """The deciding step; from ``explain`` preceded by those of all earlier rules."""
     failback: float | None = None
     """Seconds that a host in front of the connected one must have been back for; None = stay."""
+    force: bool = False
+    """Whether it is connected even though the running system stands on it."""
 
     @property
     def connects(self) -> bool:
@@ -100,7 +102,8 @@ class AgentPolicy:
         traits = traits_of(device)
         for rule in self.rules:
             if rule.match.holds(traits):
-                return Decision(rule.name, rule.hosts, (_deciding_step(rule, traits),), rule.failback)
+                trace = (_deciding_step(rule, traits),)
+                return Decision(rule.name, rule.hosts, trace, rule.failback, rule.force)
         return Decision("default", self.default_hosts, (self._default_step(),), self.default_failback)
 
     def explain(self, device: Device) -> Decision:
@@ -185,6 +188,8 @@ def _policy_of(documents: Documents, problems: Problems) -> AgentPolicy:
     refuse_equal_names(rules, problems)
     for rule in rules:
         _require_a_way_back(f"the rule {quoted(rule.name)}", rule, problems)
+        if rule.force and rule.ignore:
+            problems.add(rule.place, f"the rule {quoted(rule.name)} ignores: there is nothing to force")
     default = next((file.default for file in files if file.default), _Default())
     node = next((file.node for file in files if file.node), "")
     if documents.are_complete:
