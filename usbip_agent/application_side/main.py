@@ -13,22 +13,30 @@ from pathlib import Path
 from typing import IO
 
 from usbip_agent.application_side.adoption import plan
+from usbip_agent.application_side.bus_operations import BusOperations
+from usbip_agent.application_side.doors import Doors
 from usbip_agent.application_side.imports import Imports
 from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Surroundings
 from usbip_agent.application_side.listener import Listeners
 from usbip_agent.application_side.negotiation import Negotiator
-from usbip_agent.application_side.presence import Presence
 from usbip_agent.application_side.records import Records
 from usbip_agent.application_side.usbipa import Overrides, Showcase, Usbipa
+from usbip_agent.bus.presence import Presence
+from usbip_agent.bus.server import serve_usbipa
 from usbip_agent.bus.systemd import stop_is_part_of_restart
 from usbip_agent.errors import ExitStatus, Fault, ModuleFault, PermissionFault, UnavailableFault
+from usbip_agent.identity.desk import EnrolmentDesk, entry_name
+from usbip_agent.identity.enrolment import serve_enrolment
+from usbip_agent.identity.own import Identity, own_identity, state_directory
+from usbip_agent.identity.registrar import Registrar
 from usbip_agent.kernel.device_nodes import DeviceNodes
 from usbip_agent.kernel.vhci import PortRow, Vhci
 from usbip_agent.names import USBIPA
 from usbip_agent.policy.usbipa import AcceptPolicy, load_accept_policy
 from usbip_agent.service.notify import Notifier, StoredDescriptor, descriptors_from_systemd
 from usbip_agent.transport.stream import shut_down
+from usbip_agent.transport.tls import Credentials
 from usbip_agent.transport.watch import LinkWatcher
 
 log = logging.getLogger(__name__)
@@ -99,14 +107,19 @@ def _only_one(runtime: Path) -> IO[bytes]:
     return lock
 
 
+def _credentials(own: Identity | None) -> Credentials | None:
+    return Credentials(own.certificate, own.key) if own is not None else None
+
+
 class _Daemon:
     """One run of usbipa."""
 
     def __init__(self, options: RunOptions, runtime: Path) -> None:
+        own = own_identity(USBIPA)
         self._notifier = Notifier()
         self._vhci = Vhci()
         self._records = Records(runtime / "imports")
-        self._showcase = Showcase(self._show_status)
+        self._showcase = Showcase(self._show_status, lambda: self._presence.publisher)
         self._nodes = DeviceNodes(lambda local_bus_id: self._keeper.appearance_changed(local_bus_id))
         self._watcher = LinkWatcher()
         self._keeper = Keeper(Surroundings(
@@ -115,8 +128,16 @@ class _Daemon:
             lambda connection, listener: self._negotiator.serve(connection, listener), options.ip_versions)
         self._usbipa = Usbipa(options.load_policy, self._keeper, self._listeners,
                               lambda: self._vhci.is_loaded, Overrides(options.port))
-        self._negotiator = Negotiator(self._usbipa)
-        self._presence = Presence(self._usbipa, self._showcase)
+        self._registrar = Registrar(
+            state_directory(USBIPA), runtime, host=entry_name(), fingerprint=own.fingerprint if own else "")
+        self._negotiator = Negotiator(
+            self._usbipa, Doors(_credentials(own), self._registrar.known, lambda: self._usbipa.dead_after),
+            lambda stream: serve_enrolment(stream, self._registrar))
+        desk = EnrolmentDesk(self._registrar, port=lambda: self._usbipa.first_port,
+                             end_imports=self._usbipa.end_imports_of)
+        operations = BusOperations(self._usbipa, desk)
+        self._presence = Presence(
+            lambda shown: serve_usbipa(operations, reports=shown), lambda: self._showcase.reports)
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -169,6 +190,7 @@ class _Daemon:
         self._nodes.close()
         self._watcher.close()
         await self._presence.leave()
+        self._registrar.known.flush()
         await self._notifier.drain(DRAIN_DEADLINE)
 
     def _show_status(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from usbip_agent import wire
@@ -16,9 +17,9 @@ from usbip_agent.application_side.imports import Offer
 from usbip_agent.errors import (
     DeadlineFault, Fault, ModuleFault, NoFreePortFault, ProtocolFault, RefusedFault, UnknownDeviceFault)
 from usbip_agent.names import Journal
-from usbip_agent.policy.usbipa import Listener, ListenerTransport
+from usbip_agent.policy.usbipa import Listener
 from usbip_agent.service import journal
-from usbip_agent.transport.stream import Stream, plain_stream, receive_exactly, send_all, tune
+from usbip_agent.transport.stream import Stream, receive_exactly, send_all
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,6 @@ class Desk(Protocol):
     def with_return_code(self) -> bool:
         """Whether replies have v9's return code."""
 
-    @property
-    def dead_after(self) -> float:
-        """Seconds after which a link whose other end is silent is dead."""
-
     async def admit(self, offer: Offer) -> Admission:
         """A port for *offer*; RefusedFault by policy, NoFreePortFault, ModuleFault."""
 
@@ -54,25 +51,24 @@ class Desk(Protocol):
         """End the import of *offer*, and return when its port is free. RefusedFault when there is none."""
 
 
-async def establish(connection: socket.socket, listener: Listener) -> Stream:
-    """The stream over an accepted *connection*, by the transport it speaks.
+class Entrance(Protocol):
+    """How a connection becomes a stream (``doors.Doors``)."""
 
-    RefusedFault when *listener* does not take that transport.
-    """
-    if ListenerTransport.PLAIN not in listener.transports:
-        taken = ", ".join(sorted(listener.transports))
-        raise RefusedFault(f"a plain connection, but this listener takes {taken} only")
-    try:
-        return plain_stream(connection)
-    except OSError as error:
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+    async def establish(self, connection: socket.socket, listener: Listener) -> Stream:
+        """The stream over *connection*, whatever transport it speaks. RefusedFault, ProtocolFault."""
+
+
+Enrol = Callable[[Stream], Awaitable[None]]
+"""Serves a stream at whose other end nobody in particular is. It has deadlines of its own."""
 
 
 class Negotiator:
     """Serves connections, one call each; a slow or hostile one costs the others nothing."""
 
-    def __init__(self, desk: Desk, *, deadline: float = DEADLINE) -> None:
+    def __init__(self, desk: Desk, entrance: Entrance, enrol: Enrol, *, deadline: float = DEADLINE) -> None:
         self._desk = desk
+        self._entrance = entrance
+        self._enrol = enrol
         self._deadline = deadline
 
     async def serve(self, connection: socket.socket, listener: Listener) -> None:
@@ -83,17 +79,36 @@ class Negotiator:
             peer = "a peer that has gone"
         try:
             async with asyncio.timeout(self._deadline):
-                stream = await establish(connection, listener)
-                peer = stream.peer
-                request = await receive_request(stream)
+                stream = await self._entrance.establish(connection, listener)
         except TimeoutError:
             connection.close()
-            _complain(peer, DeadlineFault(f"no whole request within {self._deadline:g} s"))
+            _complain(peer, DeadlineFault(f"no connection to speak of within {self._deadline:g} s"))
         except Fault as fault:
             connection.close()
             _complain(peer, fault)
         except BaseException:
             connection.close()
+            raise
+        else:
+            await self._attend(stream)
+
+    async def _attend(self, stream: Stream) -> None:
+        """Hears what is asked over *stream*, and answers."""
+        try:
+            if stream.is_anonymous:
+                await self._enrol(stream)
+                await stream.close()
+                return
+            async with asyncio.timeout(self._deadline):
+                request = await receive_request(stream)
+        except TimeoutError:
+            await stream.close()
+            _complain(stream.peer, DeadlineFault(f"no whole request within {self._deadline:g} s"))
+        except Fault as fault:
+            await stream.close()
+            _complain(stream.peer, fault)
+        except BaseException:
+            await stream.close()
             raise
         else:
             await self._answer(stream, request)
@@ -118,7 +133,6 @@ class Negotiator:
             return False
         try:
             _expect_silence(stream.socket)
-            tune(stream.socket, self._desk.dead_after)
             await self._reply(stream, wire.Operation.EXPORT, wire.Status.OK)
         except (Fault, OSError) as error:
             admission.abandon()

@@ -13,6 +13,7 @@ from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Life
 from usbip_agent.errors import ModuleFault, RefusedFault
 from usbip_agent.kernel.vhci import MODULE_HINT
+from usbip_agent.names import DEFAULT_PORT
 from usbip_agent.policy.usbipa import AcceptDecision, AcceptPolicy, ExportReply, Listener
 from usbip_agent.report import ImportReport, ImportState
 
@@ -35,37 +36,27 @@ class Publisher(Protocol):
 
 
 class Showcase:
-    """Shows imports on the bus when there is one, and tells of each change (``keeper.Display``)."""
+    """Shows imports on the bus when there is one, and tells of each change (``life.Display``)."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], publisher: Callable[[], Publisher | None]) -> None:
         self._on_change = on_change
-        self._publisher: Publisher | None = None
+        self._publisher = publisher
         self._shown: dict[int, ImportReport] = {}
 
     @property
     def reports(self) -> tuple[ImportReport, ...]:
         return tuple(self._shown.values())
 
-    def publish_on(self, publisher: Publisher | None, already: Iterable[ImportReport] = ()) -> None:
-        """Shows everything on *publisher*, which shows *already*, from now on; None: nowhere."""
-        self._publisher = publisher
-        if publisher is not None:
-            for report in already:
-                if report.port not in self._shown:
-                    publisher.remove(report.port)
-            for report in self.reports:
-                publisher.put(report)
-
     def show(self, entry: Import) -> None:
         self._shown[entry.port] = entry.report
-        if self._publisher is not None:
-            self._publisher.put(entry.report)
+        if (publisher := self._publisher()) is not None:
+            publisher.put(entry.report)
         self._on_change()
 
     def hide(self, port: int) -> None:
         self._shown.pop(port, None)
-        if self._publisher is not None:
-            self._publisher.remove(port)
+        if (publisher := self._publisher()) is not None:
+            publisher.remove(port)
         self._on_change()
 
 
@@ -126,6 +117,15 @@ class Usbipa:
         self._sockets.configure(self._overrides.apply(policy.listen))
         self._policy = policy
         await self.end_rejected()
+
+    async def end_imports_of(self, node: str) -> None:
+        """Ends the imports of a node that may not come any more, and returns when their ports are free."""
+        await self._keeper.end_all(f"{node} was revoked", which=lambda entry: entry.offer.node == node)
+
+    @property
+    def first_port(self) -> int:
+        """The port of the first listener, which is the one that nodes are told."""
+        return next((listener.port for listener in self._sockets.listening), DEFAULT_PORT)
 
     # As main sees it.
 

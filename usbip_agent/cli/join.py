@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def run(service: Service, arguments: Namespace) -> int:
     from usbip_agent.identity.join_code import parse
-    from usbip_agent.transport.dial import dial
+    from usbip_agent.transport.dial import DIAL_TO_ENROL
 
     code = parse(arguments.code)
     if os.geteuid() != 0:
         raise PermissionFault("only root may join a host", hint=f"sudo {service.command} join …")
-    join(service, code, dial, name=arguments.name, proxy=arguments.proxy, replace=arguments.replace)
+    join(service, code, DIAL_TO_ENROL, name=arguments.name, proxy=arguments.proxy, replace=arguments.replace)
     return ExitStatus.DONE
 
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from usbip_agent.bus.server import BusServer, serve_agent
+from usbip_agent.bus.presence import Presence
+from usbip_agent.bus.server import serve_agent
 from usbip_agent.bus.systemd import stop_is_part_of_restart
 from usbip_agent.device import Device, Kind
 from usbip_agent.device_side.adoption import Leftovers
@@ -18,7 +19,8 @@ from usbip_agent.device_side.agent import Agent, Outlets
 from usbip_agent.device_side.devices import DeviceWatch
 from usbip_agent.device_side.keeper import Surroundings
 from usbip_agent.device_side.records import ExportRecord
-from usbip_agent.errors import ExitStatus, Fault, UnavailableFault
+from usbip_agent.errors import ExitStatus, Fault
+from usbip_agent.identity.own import own_identity
 from usbip_agent.kernel.exporter import Exporter
 from usbip_agent.kernel.stub import Stub
 from usbip_agent.kernel.vudc import Vudc
@@ -27,10 +29,14 @@ from usbip_agent.policy.agent import AgentPolicy, load_agent_policy
 from usbip_agent.report import DeviceReport
 from usbip_agent.service.notify import Notifier, descriptors_from_systemd
 from usbip_agent.service.records import RecordStore
-from usbip_agent.transport.dial import dial
+from usbip_agent.transport.dial import Dialler
+from usbip_agent.transport.tls import Credentials
 from usbip_agent.transport.watch import LinkWatcher
 
 log = logging.getLogger(__name__)
+
+DRAIN_DEADLINE = 2.0
+"""Seconds that the end waits for systemd to take what it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,9 @@ class _Daemon:
         self._notifier = Notifier()
         self._stub = Stub()
         self._vudc = Vudc()
-        self._bus: BusServer | None = None
+        own = own_identity(AGENT)
+        self._dial = Dialler(lambda: Credentials(own.certificate, own.key) if own is not None else None)
+        self._presence: Presence | None = None
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -72,7 +80,8 @@ class _Daemon:
         outlets = Outlets(self._publish, self._withdraw, self._notifier.status)
         agent = Agent(self._policy, self._load_policy,
                       lambda agent: self._surroundings(agent, watcher, records), outlets, leftovers)
-        await self._join_bus(agent)
+        self._presence = Presence(lambda shown: serve_agent(agent, reports=shown), agent.reports)
+        await self._presence.join()
         watch = DeviceWatch(agent, self._vudc)
         await watch.start()
         leftovers.forget_the_rest()
@@ -83,22 +92,21 @@ class _Daemon:
         await self._stop.wait()
         self._notifier.stopping()
         watch.close()
-        await self._end(agent)
+        await self._end(agent, self._presence)
 
-    async def _end(self, agent: Agent) -> None:
-        restarting = await stop_is_part_of_restart(AGENT.unit, self._bus.connection if self._bus else None)
-        if restarting:
+    async def _end(self, agent: Agent, presence: Presence) -> None:
+        if await stop_is_part_of_restart(AGENT.unit, presence.connection):
             log.info("restarting: connected devices stay connected")
             agent.leave_everything()
         else:
             await agent.give_everything_back()
-        if self._bus is not None:
-            await self._bus.close()
+        await presence.leave()
+        await self._notifier.drain(DRAIN_DEADLINE)
 
     def _surroundings(self, agent: Agent, watcher: LinkWatcher,
                       records: RecordStore[ExportRecord]) -> Surroundings:
         return Surroundings(
-            exporter_of=self._exporter_of, dial=dial, watcher=watcher, records=records,
+            exporter_of=self._exporter_of, dial=self._dial, watcher=watcher, records=records,
             notifier=self._notifier, on_change=agent.changed, on_drop=agent.dropped)
 
     def _exporter_of(self, device: Device) -> Exporter:
@@ -109,25 +117,13 @@ class _Daemon:
     def _load_policy(self) -> AgentPolicy:
         return load_agent_policy(self._options.configuration, self._options.drop_ins)
 
-    async def _join_bus(self, agent: Agent) -> None:
-        """Devices matter more than those who watch: without a bus the agent goes on unseen.
-
-        But a name that is held means that another agent runs, and two would fight over every device.
-        """
-        try:
-            self._bus = await serve_agent(agent)
-        except UnavailableFault as fault:
-            if Path("/run/dbus/system_bus_socket").exists():
-                raise
-            log.warning("%s; going on without", fault)
-
     def _publish(self, report: DeviceReport) -> None:
-        if self._bus is not None:
-            self._bus.publisher.put(report)
+        if self._presence is not None and (publisher := self._presence.publisher) is not None:
+            publisher.put(report)
 
     def _withdraw(self, bus_id: str) -> None:
-        if self._bus is not None:
-            self._bus.publisher.remove(bus_id)
+        if self._presence is not None and (publisher := self._presence.publisher) is not None:
+            publisher.remove(bus_id)
 
     def _handle_signals(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()

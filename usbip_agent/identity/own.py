@@ -50,6 +50,18 @@ def state_directory(service: Service) -> Path:
     return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or service.state_directory)
 
 
+def own_identity(service: Service) -> Identity | None:
+    """The identity of *service*, made at its first start. Blocks then, for a child process's time.
+
+    None, and a line in the journal, when there is one that cannot be used: plain connections go on.
+    """
+    try:
+        return ensure_identity(state_directory(service), os.uname().nodename)
+    except IdentityFault as fault:
+        log.error("%s", fault)
+        return None
+
+
 def ensure_identity(directory: Path, name: str) -> Identity:
     """The identity in *directory*, made when there is none; *name* is what the certificate says. Blocks.
 

@@ -1,4 +1,4 @@
-"""Dialling out to a host: name, addresses, connection."""
+"""Dialling out to a host: by its transport, through its proxy, to who it must be."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from usbip_agent.errors import DeadlineFault, UnreachableFault
 from usbip_agent.blocking import in_thread
+from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
+from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
-from usbip_agent.transport.stream import DEAD_AFTER, Stream, plain_stream, tune
+from usbip_agent.transport.http_proxy import connect_through
+from usbip_agent.transport.stream import Stream, plain_stream, tune
+from usbip_agent.transport.tls import (
+    HOW_TO_ENROL, Credentials, client_context, handshake, peer_certificate, stream_over,
+)
 
 CONNECT_DEADLINE = 10.0
 """Seconds for one address to answer."""
 
 RESOLVE_DEADLINE = 10.0
+
+HANDSHAKE_DEADLINE = 10.0
+"""Seconds for TLS, and for all that a WebSocket needs before it."""
 
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
@@ -27,13 +37,82 @@ _WORDS = {
 }
 
 
-async def dial(host: Host) -> Stream:
-    """A stream to *host* over its transport. UnreachableFault with the reason of the last address."""
-    if host.transport is not Transport.PLAIN:
-        raise UnreachableFault(f"transport {host.transport} is not available")
-    connected = await connect(host.address, host.port)
-    tune(connected, DEAD_AFTER)
-    return plain_stream(connected)
+@dataclass(frozen=True, slots=True)
+class Dialler:
+    """Dials hosts as one node."""
+
+    own_credentials: Callable[[], Credentials | None]
+    """This node's certificate and key, where the host's entry names none. IdentityFault when damaged."""
+
+    async def __call__(self, host: Host) -> Stream:
+        """A stream to *host*, which is who it must be. UnreachableFault, RefusedFault, ProtocolFault, …"""
+        match host.transport:
+            case Transport.PLAIN:
+                return plain_stream(await self._connect(host))
+            case Transport.TLS:
+                return await self._dial_tls(host)
+            case Transport.WSS:
+                return await self._dial_websocket(host)
+
+    async def _connect(self, host: Host) -> socket.socket:
+        if host.proxy is not None:
+            connected = await connect_through(host.proxy, host.address, host.port, connect)
+        else:
+            connected = await connect(host.address, host.port)
+        tune(connected, host.dead_after)
+        return connected
+
+    async def _dial_tls(self, host: Host) -> Stream:
+        _require_pin(host)
+        context = client_context(self._credentials(host), host.ca)
+        connected = await self._connect(host)
+        try:
+            async with asyncio.timeout(HANDSHAKE_DEADLINE):
+                tls = await handshake(connected, context, server_hostname=host.address if host.ca else None)
+        except TimeoutError:
+            raise DeadlineFault(f"no TLS handshake for {HANDSHAKE_DEADLINE:.0f} s") from None
+        try:
+            require_pinned(host, peer_certificate(tls))
+            return await stream_over(tls, host.name)
+        except BaseException:
+            tls.close()
+            raise
+
+    async def _dial_websocket(self, host: Host) -> Stream:
+        from usbip_agent.transport.websocket_dial import dial_websocket  # costs memory, and few need it
+
+        _require_pin(host)
+        context = client_context(self._credentials(host), host.ca)
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE + HANDSHAKE_DEADLINE):
+                return await dial_websocket(
+                    host, context, lambda certificate: require_pinned(host, certificate), connect)
+        except TimeoutError:
+            raise DeadlineFault(f"no WebSocket for {HANDSHAKE_DEADLINE:.0f} s") from None
+
+    def _credentials(self, host: Host) -> Credentials | None:
+        if host.certificate is not None and host.key is not None:
+            return Credentials(host.certificate, host.key)
+        return self.own_credentials()
+
+
+def _require_pin(host: Host) -> None:
+    if not host.fingerprint and host.ca is None:
+        raise RefusedFault(f"{host.name} is not known by certificate", hint=HOW_TO_ENROL)
+
+
+def require_pinned(host: Host, certificate: bytes | None) -> None:
+    """RefusedFault unless *certificate* (DER) is the one that *host* is pinned to; a CA's word is enough."""
+    if host.ca is not None:
+        return
+    if certificate is None or fingerprint_of(certificate) != host.fingerprint:
+        raise RefusedFault(
+            "the host shows another certificate than the one pinned here",
+            hint="somebody is in between, or the host was set up anew: then enrol this node again")
+
+
+DIAL_TO_ENROL = Dialler(lambda: None)
+"""Dials as nobody: the host lets such a one enrol, and nothing else."""
 
 
 async def connect(name: str, port: int) -> socket.socket:

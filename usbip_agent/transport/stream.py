@@ -43,6 +43,11 @@ class Stream:
     end_relay: Callable[[], Awaitable[None]] = field(default=_nothing_to_end)
     """Ends what moves the bytes in user space, where something does."""
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it is encrypted, but nobody has said who is there: good to enrol, and for nothing else."""
+        return self.node is None and self.transport != "plain"
+
     async def close(self) -> None:
         """Ends the connection; what the kernel was given of it ends as well."""
         shut_down(self.socket)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tests.unit.application_side.fake_vhci import (
     FakeAppearances, FakeDisplay, FakeRecords, FakeStore, FakeVhci, device)
 from usbip_agent import wire
+from usbip_agent.application_side.doors import Doors
 from usbip_agent.application_side.imports import Imports
 from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Surroundings
@@ -18,7 +19,10 @@ from usbip_agent.application_side.listener import Listeners
 from usbip_agent.application_side.negotiation import Negotiator
 from usbip_agent.application_side.usbipa import Overrides, Usbipa
 from usbip_agent.device import Device
+from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.policy.usbipa import AcceptPolicy, Listener, ListenerTransport
+from usbip_agent.transport.stream import Stream
+from usbip_agent.transport.tls import Credentials
 from usbip_agent.transport.watch import LinkWatcher
 
 PATIENCE = 10.0
@@ -37,6 +41,21 @@ def unexported(status: int) -> bytes:
 
 
 @dataclass
+class FakeGuests:
+    """Who is known: certificates in PEM by name."""
+
+    known: dict[str, str] = field(default_factory=dict)
+    generation: int = 0
+
+    def certificates(self) -> str:
+        return "".join(self.known.values())
+
+    def name_of(self, fingerprint: str) -> str | None:
+        return next((name for name, pem in self.known.items()
+                     if fingerprint_of(certificate_der(pem)) == fingerprint), None)
+
+
+@dataclass
 class Side:
     """A whole application side, and its peers."""
 
@@ -46,6 +65,10 @@ class Side:
     appearances: FakeAppearances = field(default_factory=FakeAppearances)
     display: FakeDisplay = field(default_factory=FakeDisplay)
     policy: AcceptPolicy = field(default_factory=lambda: AcceptPolicy(default_accept=True))
+    credentials: Credentials | None = None
+    guests: FakeGuests = field(default_factory=lambda: FakeGuests())
+    enrolled: asyncio.Queue[Stream] = field(default_factory=asyncio.Queue)
+    """The streams that were good to enrol and nothing else."""
     deadline: float = PATIENCE
     port: int = 0
     peers: list[socket.socket] = field(default_factory=list)
@@ -58,7 +81,9 @@ class Side:
         self.listeners = Listeners(lambda *arguments: self.negotiator.serve(*arguments), (4,))
         self.usbipa = Usbipa(self.load, self.keeper, self.listeners, lambda: self.vhci.loaded,
                              Overrides())
-        self.negotiator = Negotiator(self.usbipa, deadline=self.deadline)
+        self.negotiator = Negotiator(
+            self.usbipa, Doors(self.credentials, self.guests, lambda: 10.0), self.enrolled.put,
+            deadline=self.deadline)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

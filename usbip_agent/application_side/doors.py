@@ -1,0 +1,134 @@
+"""The ways into this house: plain, TLS or a WebSocket, told apart by their first bytes.
+
+What a listener does not take is turned away before it costs more than a glance. Who comes through TLS without
+a certificate may enrol, and do nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from usbip_agent.errors import ProtocolFault, RefusedFault
+from usbip_agent.identity.fingerprint import fingerprint_of
+from usbip_agent.policy.listeners import Listener
+from usbip_agent.policy.transports import ListenerTransport
+from usbip_agent.policy.values import system_name
+from usbip_agent.transport.stream import Stream, peek_exactly, plain_stream, tune
+from usbip_agent.transport.tls import (
+    Credentials, handshake, peer_certificate, peer_common_name, server_context, stream_over,
+)
+
+GLANCE = 2
+"""Bytes that tell the transports apart."""
+
+
+class Guests(Protocol):
+    """Who is known here (``identity.nodes.KnownNodes``)."""
+
+    @property
+    def generation(self) -> int:
+        """Another number whenever somebody was enrolled or revoked."""
+
+    def certificates(self) -> str:
+        """Those of all enrolled nodes, PEM after PEM."""
+
+    def name_of(self, fingerprint: str) -> str | None:
+        """The node that enrolled with this certificate."""
+
+
+def transport_of(first_bytes: bytes) -> ListenerTransport:
+    """What begins like this. ProtocolFault for what is none of them."""
+    match first_bytes:
+        case b"\x16\x03":  # a record of type handshake, version 3.x (RFC 8446, 5.1)
+            return ListenerTransport.TLS
+        case b"GE":
+            return ListenerTransport.WS
+        case b"\x01\x11":
+            return ListenerTransport.PLAIN
+    raise ProtocolFault(f"it begins with {first_bytes.hex()}: neither USB/IP nor TLS nor a WebSocket")
+
+
+@dataclass(slots=True)
+class Doors:
+    """Makes a stream of an accepted connection. ``dead_after`` says, in seconds, when a link is dead."""
+
+    own: Credentials | None
+    guests: Guests
+    dead_after: Callable[[], float]
+    _contexts: dict[tuple[Credentials, object], tuple[int, ssl.SSLContext]] = field(default_factory=dict)
+
+    async def establish(self, connection: socket.socket, listener: Listener) -> Stream:
+        """The stream over *connection*, by the transport it speaks.
+
+        RefusedFault when *listener* does not take that transport or the peer is not known, ProtocolFault when
+        it speaks something else. The caller sets the deadline, and closes *connection* when this fails.
+        """
+        transport = transport_of(await peek_exactly(connection, GLANCE))
+        if transport not in listener.transports:
+            taken = ", ".join(sorted(listener.transports))
+            raise RefusedFault(f"a {transport} connection, but this listener takes {taken} only")
+        try:
+            tune(connection, self.dead_after())
+        except OSError as error:
+            raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+        match transport:
+            case ListenerTransport.TLS:
+                return await self._through_tls(connection, listener)
+            case ListenerTransport.WS:
+                return await self._through_websocket(connection, listener)
+            case ListenerTransport.PLAIN:
+                return _plain(connection)
+
+    async def _through_tls(self, connection: socket.socket, listener: Listener) -> Stream:
+        tls = await handshake(connection, self._context(listener), server_side=True)
+        try:
+            node = self._node_of(peer_certificate(tls), peer_common_name(tls.getpeercert()), listener)
+            return await stream_over(tls, node)
+        except BaseException:
+            tls.close()
+            raise
+
+    async def _through_websocket(self, connection: socket.socket, listener: Listener) -> Stream:
+        from usbip_agent.transport.websocket_accept import accept_websocket  # costs memory, and few need it
+
+        return await accept_websocket(
+            connection, self._context(listener),
+            lambda certificate, names: self._node_of(certificate, peer_common_name(names), listener))
+
+    def _node_of(self, certificate: bytes | None, common_name: str, listener: Listener) -> str | None:
+        """The authenticated name; None without a certificate. RefusedFault when nobody vouches for it."""
+        if certificate is None:
+            return None
+        enrolled = self.guests.name_of(fingerprint_of(certificate))
+        if enrolled is not None:
+            return enrolled
+        if listener.ca is not None and common_name:
+            try:
+                return system_name(common_name)
+            except ValueError as error:
+                raise RefusedFault(f"the name in its certificate is no node's: {error}") from None
+        raise RefusedFault("its certificate is not that of an enrolled node")
+
+    def _context(self, listener: Listener) -> ssl.SSLContext:
+        """The listener's context, made anew when somebody was enrolled or revoked."""
+        own = self.own
+        if listener.certificate is not None and listener.key is not None:
+            own = Credentials(listener.certificate, listener.key)
+        if own is None:
+            raise RefusedFault("this host has no certificate of its own; see the start of its journal")
+        known = self._contexts.get((own, listener.ca))
+        if known is None or known[0] != self.guests.generation:
+            known = self.guests.generation, server_context(own, self.guests.certificates(), listener.ca)
+            self._contexts[own, listener.ca] = known
+        return known[1]
+
+
+def _plain(connection: socket.socket) -> Stream:
+    try:
+        return plain_stream(connection)
+    except OSError as error:
+        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
