@@ -1,0 +1,24 @@
+"""From an accepted connection that asks for a WebSocket to a stream: HTTP, WebSocket, and the TLS inside."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import replace
+
+from usbip_agent.transport.inner_tls import Verify, tls_inside
+from usbip_agent.transport.stream import Stream
+from usbip_agent.transport.websocket import Pings
+from usbip_agent.transport.websocket_server import answer_websocket
+
+
+async def accept_websocket(connection: socket.socket, context: ssl.SSLContext, verify: Verify[str | None],
+                           pings: Pings = Pings()) -> Stream:
+    """The stream of a node that comes by WebSocket. *verify* gives its name, or raises a Fault.
+
+    The stream's ``address`` is that of the reverse proxy. The caller sets the deadline. On any exception
+    *connection* is closed.
+    """
+    websocket = await answer_websocket(connection, pings)
+    stream, node = await tls_inside(websocket, context, verify, server_side=True)
+    return replace(stream, node=node)
