@@ -101,7 +101,7 @@ async def endpoints_of(host: Host) -> tuple[Endpoint, ...]:
 async def endpoints_of_name(name: str, port: int) -> tuple[Endpoint, ...]:
     """The addresses of *name* (or *name*, if it is one), in the order of RFC 6724. UnreachableFault."""
     try:
-        if _is_literal(name):
+        if is_literal(name):
             return _look_up(name, port)
         return await _lookups.ask((name, port), lambda: in_thread(
             f"resolve {name}", lambda: _look_up(name, port), deadline=ABANDONED_AFTER), RESOLVE_DEADLINE)
@@ -119,7 +119,8 @@ def _look_up(name: str, port: int) -> tuple[Endpoint, ...]:
         Endpoint(str(sockaddr[0]), port, family, sockaddr, name) for family, _, _, _, sockaddr in found))
 
 
-def _is_literal(name: str) -> bool:
+def is_literal(name: str) -> bool:
+    """Whether *name* is an IP address, for which nobody needs to be asked."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

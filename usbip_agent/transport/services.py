@@ -101,7 +101,8 @@ def _read(said: str, status: int) -> _Answer:
     soon = time.monotonic() + SHORTEST_KEPT
     first, *lines = said.splitlines() or [""]
     if status:
-        return _Answer(failure=printable(first) or f"the question ended with status {status}", kept_until=soon)
+        what = printable(first) or f"the question ended with status {status}"
+        return _Answer(failure=what, kept_until=soon)
     records = set()
     for line in lines:
         priority, weight, port, target = line.split()
