@@ -11,7 +11,7 @@ from tests.static.tree import ROOT, run, shown
 from usbip_agent.names import AGENT, UDEV_TAG_USBIPA
 
 RULES = sorted((ROOT / "udev").glob("*.rules"))
-TERM = re.compile(r'(?P<key>[A-Z]+(\{[A-Za-z_]+\})?)\s*(?P<operator>==|!=|\+=|=)\s*"(?P<value>[^"]*)"')
+TERM = re.compile(r'(?P<key>[A-Z]+(\{[A-Za-z_/]+\})?)\s*(?P<operator>==|!=|\+=|=)\s*"(?P<value>[^"]*)"')
 
 
 def terms(path: Path) -> list[list[tuple[str, str, str]]]:
@@ -38,7 +38,7 @@ def test_rules_run_nothing_and_jump_to_labels_that_exist(path: Path) -> None:
     rules = [term for rule in terms(path) for term in rule]
     keys = {key for key, _, _ in rules}
     assert keys <= {"ACTION", "SUBSYSTEM", "KERNEL", "DEVPATH", "ENV{DEVTYPE}", "ATTR{bDeviceClass}", "TAG",
-                    "ENV{SYSTEMD_WANTS}", "GOTO", "LABEL"}
+                    "ATTR{power/control}", "ENV{SYSTEMD_WANTS}", "GOTO", "LABEL"}
     assert {value for key, _, value in rules if key == "GOTO"} == {
         value for key, _, value in rules if key == "LABEL"}
 
@@ -56,3 +56,11 @@ def test_only_a_plug_wakes_the_agent() -> None:
     for rule in terms(ROOT / "udev/60-usbip-agent.rules"):
         if any(key == "ENV{SYSTEMD_WANTS}" for key, _, _ in rule):
             assert ("ACTION", "==", "add") in rule
+
+
+def test_imported_devices_are_never_put_to_sleep() -> None:
+    """After udev's own rules for sleep, whose file name comes first."""
+    path = ROOT / "udev/60-usbipa.rules"
+    assert path.name > "60-autosuspend.rules"
+    [rule] = [rule for rule in terms(path) if ("ATTR{power/control}", "=", "on") in rule]
+    assert ("DEVPATH", "==", "*/vhci_hcd.*/usb*/*") in rule
