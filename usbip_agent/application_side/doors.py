@@ -17,6 +17,7 @@ from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport
 from usbip_agent.policy.values import system_name
+from usbip_agent.service.clock import now_for_people
 from usbip_agent.transport.stream import Stream, peek_exactly, plain_stream, tune
 from usbip_agent.transport.tls import (
     Credentials, handshake, peer_certificate, peer_common_name, server_context, stream_over,
@@ -38,6 +39,9 @@ class Guests(Protocol):
 
     def name_of(self, fingerprint: str) -> str | None:
         """The node that enrolled with this certificate."""
+
+    def seen(self, name: str, peer: str, now: int) -> None:
+        """Notes that a node came, *now* in microseconds since the epoch."""
 
 
 def transport_of(first_bytes: bytes) -> ListenerTransport:
@@ -77,11 +81,14 @@ class Doors:
             raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
         match transport:
             case ListenerTransport.TLS:
-                return await self._through_tls(connection, listener)
+                stream = await self._through_tls(connection, listener)
             case ListenerTransport.WS:
-                return await self._through_websocket(connection, listener)
+                stream = await self._through_websocket(connection, listener)
             case ListenerTransport.PLAIN:
                 return _plain(connection)
+        if stream.node is not None:
+            self.guests.seen(stream.node, stream.peer, now_for_people())
+        return stream
 
     async def _through_tls(self, connection: socket.socket, listener: Listener) -> Stream:
         tls = await handshake(connection, self._context(listener), server_side=True)

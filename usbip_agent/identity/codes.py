@@ -125,8 +125,8 @@ class JoinCodes:
         """All codes but those that ended long ago, or that many others followed."""
         fresh = [code for code in self._codes if 0 <= now.uptime - code.uptime <= REMEMBERED_FOR]
         ended = [code for code in fresh if code.ended(now)]
-        dropped = ended[:max(0, len(ended) - MAXIMUM_REMEMBERED)]
-        return [code for code in fresh if code not in dropped]
+        dropped = {id(code) for code in ended[:max(0, len(ended) - MAXIMUM_REMEMBERED)]}
+        return [code for code in fresh if id(code) not in dropped]
 
     def _save(self, codes: list[_Code]) -> None:
         content = json.dumps({"version": VERSION, "codes": [asdict(code) for code in codes]})

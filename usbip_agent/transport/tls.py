@@ -26,8 +26,9 @@ from usbip_agent.transport.relay import CHUNK, Buffer, start_relay
 from usbip_agent.transport.stream import Stream, plain_stream, shut_down
 
 _SOL_TLS, _TLS_TX, _TLS_RX = 282, 1, 2
-_LARGEST_CRYPTO_INFO = 64
-"""include/uapi/linux/tls.h; the largest ``struct tls12_crypto_info_*`` has 56 bytes."""
+_CRYPTO_INFO_SIZE = 4
+"""``struct tls_crypto_info`` (include/uapi/linux/tls.h). Asked for more, the kernel wants the exact size of
+the cipher's own structure (net/tls/tls_main.c), and would show us its keys."""
 
 _OP_ENABLE_KTLS = ssl.Options(8)
 """SSL_OP_ENABLE_KTLS; Python has a name for it from 3.12 on."""
@@ -158,7 +159,7 @@ def is_offloaded(connected: socket.socket) -> bool:
     """Whether the kernel encrypts what is written to *connected*, and decrypts what is read from it."""
     try:
         for direction in (_TLS_TX, _TLS_RX):
-            connected.getsockopt(_SOL_TLS, direction, _LARGEST_CRYPTO_INFO)
+            connected.getsockopt(_SOL_TLS, direction, _CRYPTO_INFO_SIZE)
     except OSError:
         return False
     return True

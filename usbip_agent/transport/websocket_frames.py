@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from importlib import import_module
 from typing import Any
 
@@ -144,7 +145,7 @@ class ServerHandshake:
             raise ProtocolFault(f"no WebSocket request: {_words(error)}")
         response = self._protocol.accept(events[0])
         if response.status_code == 101 and self._protocol.subprotocol != SUBPROTOCOL:
-            response = self._protocol.reject(400, f"The subprotocol here is {SUBPROTOCOL}.\n")
+            response = self._protocol.reject(HTTPStatus.BAD_REQUEST, f"The subprotocol here is {SUBPROTOCOL}.\n")
         self._protocol.send_response(response)
         self.answer = b"".join(self._protocol.data_to_send())
         if response.status_code != 101:

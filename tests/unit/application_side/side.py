@@ -46,6 +46,10 @@ class FakeGuests:
 
     known: dict[str, str] = field(default_factory=dict)
     generation: int = 0
+    seen_from: dict[str, str] = field(default_factory=dict)
+
+    def seen(self, name: str, peer: str, now: int) -> None:
+        self.seen_from[name] = peer
 
     def certificates(self) -> str:
         return "".join(self.known.values())

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.identity.samples import NOON, later
 from usbip_agent.errors import Fault
 from usbip_agent.identity import codes as codes_module
-from usbip_agent.identity.codes import (
-    MAXIMUM_PENDING, MAXIMUM_REMEMBERED, REMEMBERED_FOR, VALID_FOR, CodeFault, JoinCodes, Moment)
+from usbip_agent.identity.codes import REMEMBERED_FOR, VALID_FOR, CodeFault, JoinCodes, Moment
 from usbip_agent.identity.limiter import OVERALL, PER_SOURCE, WINDOW, Limiter, source_of
 
 
@@ -111,14 +110,16 @@ def test_used_means_used_on_the_disk_or_not_at_all(
 
 def test_memory_is_bounded(codes: JoinCodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codes_module, "write_file", lambda path, text: None)
-    for number in range(MAXIMUM_PENDING):
+    monkeypatch.setattr(codes_module, "MAXIMUM_PENDING", 16)
+    monkeypatch.setattr(codes_module, "MAXIMUM_REMEMBERED", 8)
+    for number in range(16):
         codes.issue(f"n{number}", NOON)
     with pytest.raises(Fault, match="wait to be used"):
         codes.issue("one-more", NOON)
     codes.issue("n7", NOON)
-    for number in range(3 * MAXIMUM_REMEMBERED):
+    for number in range(50):
         codes.issue("n8", later(number / 1000))
-    assert len(codes._codes) <= MAXIMUM_PENDING + MAXIMUM_REMEMBERED + 1
+    assert len(codes._codes) <= 16 + 8 + 1
     codes.issue("pi", later(REMEMBERED_FOR + 10))
     assert len(codes._codes) == 1
     assert list(tmp_path.iterdir()) == []

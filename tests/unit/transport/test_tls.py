@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,10 @@ class Guests:
 
     known: dict[str, Identity]
     generation: int = 0
+    seen_from: dict[str, str] = field(default_factory=dict)
+
+    def seen(self, name: str, peer: str, now: int) -> None:
+        self.seen_from[name] = peer
 
     def certificates(self) -> str:
         return "".join(identity.pem for identity in self.known.values())
@@ -101,6 +105,7 @@ async def test_an_enrolled_node_is_known_by_its_certificate(
     node, host = await meet(place, Dialler(lambda: credentials(identities["kitchen"])))
     assert isinstance(node, Stream) and isinstance(host, Stream)
     assert (host.node, node.node) == ("pi-kitchen", "lab")
+    assert place.guests.seen_from == {"pi-kitchen": host.peer}
     assert {node.transport, host.transport} <= {"tls", "tls (relay)"}
     await send_all(node.socket, b"from the node")
     assert await receive_exactly(host.socket, 13) == b"from the node"
