@@ -6,11 +6,13 @@ Run by ``tests/demo``. Every command is shown as it is run, with what it printed
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.lab import debs, snapshot
+from tests.lab import cache, debs, snapshot
 from tests.lab.devices import Stick
 from tests.lab.guest import Guest
 from tests.lab.pair import Pair
@@ -34,7 +36,7 @@ def main() -> int:
     try:
         title("Two virtual machines: node has the USB port, host uses the device")
         note("The first run makes them from Debian's packages: some minutes. Later ones take seconds.")
-        packages = debs.find(arguments.debs)
+        packages = debs.find(arguments.debs) if arguments.debs else built()
         states = snapshot.prepare({"node": snapshot.Role(debs=debs.pick(packages, debs.NODE)),
                                    "host": snapshot.Role(debs=debs.pick(packages, debs.HOST))})
         with Pair(states).start() as pair:
@@ -44,6 +46,15 @@ def main() -> int:
         return 1
     title("All of it is as it should be.")
     return 0
+
+
+def built() -> list[Path]:
+    """The packages of this tree as it stands, in the lab's cache."""
+    directory = cache.root() / "demo-debs"
+    done = subprocess.run([Path(__file__).parent / "package/build-debs", directory], check=False)
+    if done.returncode != 0:
+        raise Failure("the packages could not be built")
+    return sorted(directory.glob("*.deb"))
 
 
 def demonstrate(pair: Pair) -> None:
