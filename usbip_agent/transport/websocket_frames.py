@@ -144,12 +144,14 @@ class ServerHandshake:
         if (error := self._protocol.handshake_exc) is not None or not events:
             raise ProtocolFault(f"no WebSocket request: {_words(error)}")
         response = self._protocol.accept(events[0])
-        if response.status_code == 101 and self._protocol.subprotocol != SUBPROTOCOL:
-            response = self._protocol.reject(HTTPStatus.BAD_REQUEST, f"The subprotocol here is {SUBPROTOCOL}.\n")
+        error = self._protocol.handshake_exc
+        if error is None and self._protocol.subprotocol != SUBPROTOCOL:
+            error = ProtocolFault(f"no subprotocol {SUBPROTOCOL}")
+            response = self._protocol.reject(HTTPStatus.BAD_REQUEST, f"{error}\n")
         self._protocol.send_response(response)
         self.answer = b"".join(self._protocol.data_to_send())
-        if response.status_code != 101:
-            raise ProtocolFault(f"no WebSocket request of ours: {_words(self._protocol.handshake_exc)}")
+        if error is not None:
+            raise ProtocolFault(f"no WebSocket request of ours: {_words(error)}")
         return Frames(self._protocol)
 
 
@@ -160,7 +162,7 @@ def _class(module: str, name: str, old_name: str) -> Any:
 
 def _words(error: BaseException | None) -> str:
     """The library's, or of what its error came from."""
-    return printable(str(error and (error.__cause__ or error) or f"no subprotocol {SUBPROTOCOL}"))
+    return printable(str(error and (error.__cause__ or error) or "nothing whole"))
 
 
 def _fed(protocol: Any, data: _Buffer) -> list[Any]:
