@@ -68,7 +68,7 @@ def blocks_below(directory: Path, places: Places) -> tuple[Block, ...]:
     """The disks and partitions of the USB device in *directory* itself."""
     found = []
     top = directory.resolve()
-    for entry in _entries(places.sys / "class/block"):
+    for entry in entries(places.sys / "class/block"):
         if entry.resolve().is_relative_to(top):
             found.append(_block(entry, places))
     return tuple(found)
@@ -96,16 +96,18 @@ def block_usage(directory: Path, places: Places) -> BlockUsage:
     upon = blocks_upon(below, places)
     everything = below + upon
     mounted = tuple(_mounted(everything, places))
-    swapped = tuple(block.node for name in swaps(places.proc) for block in everything if _is(block, name, places))
+    swapped = tuple(
+        block.node for name in swaps(places.proc) for block in everything if _is(block, name, places))
     used = {each.node for each in mounted} | set(swapped)
     return BlockUsage(mounted, swapped, _held(below, upon, used, places))
 
 
-def _held(below: tuple[Block, ...], upon: tuple[Block, ...], used: set[str], places: Places) -> tuple[str, ...]:
-    """What is held by something that is not in *used* already.
+def _held(below: tuple[Block, ...], upon: tuple[Block, ...], used: set[str],
+          places: Places) -> tuple[str, ...]:
+    """What is held by something that nothing in *used* explains.
 
-    A volume group that was assembled but is not used is no reason of its own, yet pulling it away is: it is
-    named by what was made of the device. A disk is held by all who hold its partitions: that says nothing new.
+    A volume group that was assembled but not mounted would lose its ground all the same. A disk is held by
+    all who hold its partitions: that says nothing new.
     """
     if used:
         return ()
@@ -138,8 +140,9 @@ def _mounted(blocks: tuple[Block, ...], places: Places) -> Iterator[Mounted]:
     several = _spread_file_systems(blocks, places)
     for mount in mounts(places.proc):
         for block in blocks:
-            if mount.number == block.number or _is(block, mount.source, places) or (
-                    os.path.basename(mount.source) in several.get(block.name, ())):
+            spread = several.get(block.name, set())
+            if (mount.number == block.number or _is(block, mount.source, places)
+                    or os.path.basename(mount.source) in spread):
                 found = Mounted(block.node, mount.where)
                 if found not in seen:
                     seen.add(found)
@@ -149,8 +152,8 @@ def _mounted(blocks: tuple[Block, ...], places: Places) -> Iterator[Mounted]:
 def _spread_file_systems(blocks: tuple[Block, ...], places: Places) -> dict[str, set[str]]:
     """For each of *blocks* the names of all devices of its btrfs: only one of them is a mount's source."""
     found = {}
-    for entry in _entries(places.sys / "fs/btrfs"):
-        members = {each.name for each in _entries(entry / "devices")}
+    for entry in entries(places.sys / "fs/btrfs"):
+        members = {each.name for each in entries(entry / "devices")}
         found.update({block.name: members for block in blocks if block.name in members})
     return found
 
@@ -174,16 +177,17 @@ def _block(entry: Path, places: Places) -> Block:
 
 
 def _made_of(name: str, places: Places) -> Iterator[str]:
-    """The names of what stands directly on *name*: holders, its partitions, loop devices that read its node."""
+    """The names of what stands directly on *name*: holders, partitions, loop devices that read it."""
     directory = places.sys / "class/block" / name
-    yield from (entry.name for entry in _entries(directory / "holders"))
-    yield from (entry.name for entry in _entries(directory) if (entry / "partition").exists())
-    for loop in _entries(places.sys / "class/block"):
+    yield from (entry.name for entry in entries(directory / "holders"))
+    yield from (entry.name for entry in entries(directory) if (entry / "partition").exists())
+    for loop in entries(places.sys / "class/block"):
         if loop.name.startswith("loop") and sysfs.read_text(loop / "loop/backing_file") == f"/dev/{name}":
             yield loop.name
 
 
-def _entries(directory: Path) -> list[Path]:
+def entries(directory: Path) -> list[Path]:
+    """What is in *directory*, in the order of names; nothing when it is not there."""
     try:
         return sorted(directory.iterdir())
     except OSError:
@@ -191,7 +195,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 class Stillness:
-    """The block devices of a USB device, held so that nothing can mount them, and with nothing left to write."""
+    """The block devices of a USB device: nothing is left to write, and nothing can mount them."""
 
     def __init__(self, descriptors: list[int]) -> None:
         self._descriptors = descriptors
@@ -227,8 +231,8 @@ def _keep_still(directory: Path, places: Places) -> Stillness:
         if error.errno == errno.EBUSY:
             raise BusyFault(f"{nodes}: something has just begun to use it") from None
         reason = os.strerror(error.errno or errno.EIO)
-        raise KernelFault(f"{nodes}: what was written does not arrive: {reason}",
-                          errno=error.errno or errno.EIO) from None
+        raise KernelFault(
+            f"{nodes}: what was written does not arrive: {reason}", errno=error.errno or errno.EIO) from None
     if unopened:
         os.sync()
     return stillness

@@ -1,7 +1,7 @@
 """What is mounted and what is swap, and hearing of it when that changes.
 
-The daemon lives in a mount namespace of its own, whose mounts say nothing to people: process 1 has the system's.
-``/proc/swaps`` is there only where the whole of /proc is.
+The daemon lives in a mount namespace of its own, whose mounts say nothing to people: process 1 has the
+system's. ``/proc/swaps`` is there only where the whole of /proc is.
 """
 
 from __future__ import annotations

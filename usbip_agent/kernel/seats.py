@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.block_devices import Places
+from usbip_agent.kernel.block_devices import Places, entries
 
 _LETTERS = {*range(16, 26), *range(30, 39), *range(44, 51)}
 """KEY_Q to KEY_P, KEY_A to KEY_L, KEY_Z to KEY_M (include/uapi/linux/input-event-codes.h)."""
@@ -46,7 +46,7 @@ class Seat:
 def sessions(places: Places) -> tuple[Session, ...]:
     """Everybody who is logged in; display managers' greeters and closing sessions are not."""
     found = []
-    for file in _entries(places.run / "systemd/sessions"):
+    for file in entries(places.run / "systemd/sessions"):
         if file.name.endswith(".ref"):
             continue  # the FIFO that a session's leader holds
         facts = dict(line.split("=", 1) for line in _read(file).splitlines() if "=" in line)
@@ -72,7 +72,7 @@ def seats_without(directory: Path, places: Places) -> tuple[Seat, ...]:
 
 def keyboards(places: Places) -> Iterator[Path]:
     """The directories of the input devices that somebody can write with, in this place."""
-    for entry in _entries(places.sys / "class/input"):
+    for entry in entries(places.sys / "class/input"):
         path = entry.resolve()
         if entry.name.startswith("input") and not any(part in str(path) for part in _NOT_LOCAL):
             if _LETTERS <= bits(sysfs.read_text(entry / "capabilities/key")):
@@ -83,7 +83,7 @@ def terminals_below(directory: Path, places: Places) -> frozenset[str]:
     """``ttyUSB0``, … of the USB device in *directory*."""
     top = directory.resolve()
     return frozenset(
-        entry.name for entry in _entries(places.sys / "class/tty") if entry.resolve().is_relative_to(top))
+        entry.name for entry in entries(places.sys / "class/tty") if entry.resolve().is_relative_to(top))
 
 
 def console_terminals(places: Places) -> frozenset[str]:
@@ -108,10 +108,3 @@ def _seat_of(path: Path, places: Places) -> str:
 
 def _read(file: Path) -> str:
     return sysfs.read_bytes(file).decode("utf-8", "replace")
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from usbip_agent.kernel.block_devices import BlockUsage, Places, block_usage
-from usbip_agent.kernel.seats import Seat, Session, console_terminals, seats_without, sessions, terminals_below
+from usbip_agent.kernel.block_devices import BlockUsage, Places, block_usage, entries
+from usbip_agent.kernel.seats import (
+    Seat, Session, console_terminals, seats_without, sessions, terminals_below)
 from usbip_agent.kernel.ways import KernelRoutes, Routes, carriers
 
 
@@ -51,7 +52,7 @@ def read_usage(directory: Path, addresses: Iterable[str], places: Places = Place
 
 def _ways(directory: Path, addresses: Iterable[str], places: Places, routes: Routes) -> list[Way]:
     net, top = places.sys / "class/net", directory.resolve()
-    own = {entry.name for entry in net.iterdir() if entry.resolve().is_relative_to(top)} if net.is_dir() else set()
+    own = {entry.name for entry in entries(net) if entry.resolve().is_relative_to(top)}
     if not own:
         return []
     found = [Way(interface, "") for interface in sorted(own & routes.uplinks())]

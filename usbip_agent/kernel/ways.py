@@ -92,7 +92,7 @@ def _lower(directory: Path) -> set[str]:
 def _ask(request: bytes, flags: int) -> Iterator[tuple[tuple[int, ...], Attributes]]:
     """The routes that the kernel answers *request* with: rtmsg and attributes of each. KernelFault."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as link:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
             link.settimeout(_DEADLINE)
             link.send(_HEADER.pack(_HEADER.size + len(request), _GET_ROUTE, flags, 1, 0) + request)
             while True:
@@ -136,11 +136,11 @@ def _attributes(data: bytes) -> Attributes:
 
 
 def _interfaces(attributes: Attributes) -> Iterator[str]:
-    """The names of the interfaces of a route; of a multipath one all (rtnexthop: length, flags, hops, index)."""
+    """The names of the interfaces of a route; of a multipath one all (struct rtnexthop)."""
     indices = [struct.unpack("=I", attributes[_INTERFACE])[0]] if _INTERFACE in attributes else []
     hops, offset = attributes.get(_MULTIPATH, b""), 0
     while offset + 8 <= len(hops):
-        length, _, _, index = struct.unpack_from("=HBBi", hops, offset)
+        length, _flags, _hops, index = struct.unpack_from("=HBBi", hops, offset)
         indices.append(index)
         offset += max(8, length + 3 & ~3)
     for index in indices:
