@@ -13,6 +13,7 @@ from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions, Explan
 from usbip_agent.device import BUS_ID, Device, VUDC_PREFIX
 from usbip_agent.device_side.adoption import Adopted, Leftovers
 from usbip_agent.device_side.export import Clocks, Export
+from usbip_agent.device_side.flapping import FlapHistory
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.summary import summary
 from usbip_agent.errors import UnknownDeviceFault, UsageFault
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 STOP_DEADLINE = 45.0
 """Seconds for all devices together to go back to their local drivers; systemd gives the unit 60."""
 
+SUMMING_DELAY = 0.05
+"""Seconds that the status line waits for more to say."""
+
 CLOCKS = Clocks(time.monotonic, now_for_people, random.random)
 
 
@@ -37,6 +41,8 @@ class Outlets:
     published: Callable[[DeviceReport], None]
     withdrawn: Callable[[str], None]
     status_line: Callable[[str], None]
+    reconsider: Callable[[], None]
+    """Something is waited for, or no longer."""
 
 
 class Agent:
@@ -51,6 +57,8 @@ class Agent:
         self._outlets = outlets
         self._leftovers = leftovers
         self._keepers: dict[str, Keeper] = {}
+        self._flaps = FlapHistory()
+        self._summing: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._stopping = False
 
@@ -87,27 +95,73 @@ class Agent:
         adopted = self._leftovers.adopt(device, self._policy, self._surroundings.exporter_of(device))
         _resume(export, adopted)
         keeper = Keeper(export, self._surroundings, adopted.link)
+        self._warn_of_a_twin(device)
         self._keepers[device.bus_id] = keeper
-        keeper.begin()
+        delay, reason = self._flaps.plugged(device.bus_id, time.monotonic())
+        if delay and not export.claimed:
+            keeper.apply(export.damp(reason, delay))
+        else:
+            keeper.begin()
+
+    def _warn_of_a_twin(self, device: Device) -> None:
+        """Rules cannot tell two devices apart that say the same of themselves; their ports can."""
+        for keeper in self._keepers.values():
+            other = keeper.export.device
+            if device.serial and (device.vendor, device.product, device.serial) == (
+                    other.vendor, other.product, other.serial):
+                log.warning("%s and %s say that they are the same device (%s, serial %s); "
+                            "a rule tells them apart by path: or busid: only",
+                            device.bus_id, other.bus_id, device.description, device.serial)
+
+    def exports(self) -> tuple[Export, ...]:
+        """Every device's state machine."""
+        return tuple(keeper.export for keeper in self._keepers.values())
+
+    def try_now(self, host: Host | None = None) -> None:
+        """Tries at once what waits, for *host* or for any: something has changed that may help."""
+        for keeper in list(self._keepers.values()):
+            if host is None or host in keeper.export.waits_for:
+                keeper.apply(keeper.export.try_now())
+
+    def usage_changed(self) -> None:
+        """Examines again what is blocked."""
+        for keeper in list(self._keepers.values()):
+            keeper.apply(keeper.export.usage_changed())
+
+    def fail_back(self, bus_id: str) -> None:
+        """Takes a device back to a host that its rule prefers."""
+        keeper = self._keepers.get(bus_id)
+        if keeper is not None:
+            keeper.apply(keeper.export.fail_back())
 
     # What keepers say.
 
     def changed(self, report: DeviceReport) -> None:
         """A device's report has changed."""
         self._outlets.published(report)
-        self.tell_status()
+        self._sum_up_soon()
 
     def dropped(self, bus_id: str) -> None:
         """A keeper has nothing left to do."""
         if self._keepers.pop(bus_id, None) is not None:
             self._outlets.withdrawn(bus_id)
-            self.tell_status()
+            self._sum_up_soon()
         if not self._keepers:
             self._empty.set()
 
     def reports(self) -> tuple[DeviceReport, ...]:
         """Every device, in the order of busids."""
         return tuple(self._keepers[bus_id].report() for bus_id in sorted(self._keepers))
+
+    def _sum_up_soon(self) -> None:
+        """A hub that is plugged in changes a hundred things at once; they are summed up once."""
+        if self._summing is None:
+            self._summing = asyncio.get_running_loop().call_later(SUMMING_DELAY, self._sum_up)
+
+    def _sum_up(self) -> None:
+        self._summing = None
+        self._outlets.reconsider()
+        self.tell_status()
 
     def tell_status(self) -> None:
         """Sends the status line."""

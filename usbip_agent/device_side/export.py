@@ -15,6 +15,7 @@ from usbip_agent.device_side.actions import (
     Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
     StopAttempt, StopTimer,
 )
+from usbip_agent.device_side.failback import preferred
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault
 from usbip_agent.policy.agent import Decision, Host
 from usbip_agent.report import DeviceReport, ExportState
@@ -235,6 +236,18 @@ class Export:
         return (*self._stop_waiting(), *self._settle())
 
     # What is shown.
+
+    @property
+    def waits_for(self) -> tuple[Host, ...]:
+        """The hosts that would be tried if something helped; none unless the device waits."""
+        return self._wanted() if self._waiting else ()
+
+    @property
+    def would_return_to(self) -> tuple[Host, ...]:
+        """The hosts that are preferred to the connected one, where the rule says ``failback``."""
+        if self.connection is None or self.decision.failback is None or self.by_hand is not None:
+            return ()
+        return preferred(self._wanted(), self.connection.host)
 
     @property
     def is_as_asked(self) -> bool:

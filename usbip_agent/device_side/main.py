@@ -19,6 +19,7 @@ from usbip_agent.device_side.agent import Agent, Outlets
 from usbip_agent.device_side.devices import DeviceWatch
 from usbip_agent.device_side.keeper import Surroundings
 from usbip_agent.device_side.records import ExportRecord
+from usbip_agent.device_side.triggers import Triggers
 from usbip_agent.errors import ExitStatus, Fault
 from usbip_agent.identity.own import own_identity
 from usbip_agent.kernel.exporter import Exporter
@@ -69,6 +70,7 @@ class _Daemon:
         own = own_identity(AGENT)
         self._dial = Dialler(lambda: Credentials(own.certificate, own.key) if own is not None else None)
         self._presence: Presence | None = None
+        self._triggers: Triggers | None = None
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -77,11 +79,12 @@ class _Daemon:
         records = RecordStore(runtime / "exports", ExportRecord)
         leftovers = Leftovers(records, stored, self._notifier)
         watcher = LinkWatcher()
-        outlets = Outlets(self._publish, self._withdraw, self._notifier.status)
+        outlets = Outlets(self._publish, self._withdraw, self._notifier.status, self._reconsider)
         agent = Agent(self._policy, self._load_policy,
                       lambda agent: self._surroundings(agent, watcher, records), outlets, leftovers)
         self._presence = Presence(lambda shown: serve_agent(agent, reports=shown), agent.reports)
         await self._presence.join()
+        self._triggers = Triggers(agent, self._dial)
         watch = DeviceWatch(agent, self._vudc)
         await watch.start()
         leftovers.forget_the_rest()
@@ -92,6 +95,8 @@ class _Daemon:
         await self._stop.wait()
         self._notifier.stopping()
         watch.close()
+        triggers, self._triggers = self._triggers, None
+        await triggers.close()
         await self._end(agent, self._presence)
 
     async def _end(self, agent: Agent, presence: Presence) -> None:
@@ -124,6 +129,10 @@ class _Daemon:
     def _withdraw(self, bus_id: str) -> None:
         if self._presence is not None and (publisher := self._presence.publisher) is not None:
             publisher.remove(bus_id)
+
+    def _reconsider(self) -> None:
+        if self._triggers is not None:
+            self._triggers.reconsider()
 
     def _handle_signals(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from usbip_agent.blocking import in_thread
-from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
+from usbip_agent.errors import DeadlineFault, RefusedFault
 from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
 from usbip_agent.transport.http_proxy import connect_through
+from usbip_agent.transport.names import connect_to_first, endpoints_of, endpoints_of_name
 from usbip_agent.transport.stream import Stream, plain_stream, tune
 from usbip_agent.transport.tls import (
     HOW_TO_ENROL, Credentials, client_context, handshake, peer_certificate, stream_over,
 )
 
 CONNECT_DEADLINE = 10.0
-"""Seconds for one address to answer."""
-
-RESOLVE_DEADLINE = 10.0
+"""Seconds for one of a host's addresses to answer."""
 
 HANDSHAKE_DEADLINE = 10.0
 """Seconds for TLS, and for all that a WebSocket needs before it."""
-
-_WORDS = {
-    errno.ECONNREFUSED: "connection refused",
-    errno.EHOSTUNREACH: "no route to host",
-    errno.ENETUNREACH: "network unreachable",
-    errno.ETIMEDOUT: "connection timed out",
-    errno.EACCES: "a firewall of this machine forbids it",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +46,7 @@ class Dialler:
         if host.proxy is not None:
             connected = await connect_through(host.proxy, host.address, host.port, connect)
         else:
-            connected = await connect(host.address, host.port)
+            connected = await connect_to_first(await endpoints_of(host), deadline=CONNECT_DEADLINE)
         tune(connected, host.dead_after)
         return connected
 
@@ -68,7 +56,7 @@ class Dialler:
         connected = await self._connect(host)
         try:
             async with asyncio.timeout(HANDSHAKE_DEADLINE):
-                tls = await handshake(connected, context, server_hostname=host.address if host.ca else None)
+                tls = await handshake(connected, context, server_hostname=_certified_name(host))
         except TimeoutError:
             raise DeadlineFault(f"no TLS handshake for {HANDSHAKE_DEADLINE:.0f} s") from None
         try:
@@ -96,6 +84,13 @@ class Dialler:
         return self.own_credentials()
 
 
+def _certified_name(host: Host) -> str | None:
+    """What a CA must vouch for: the name that stands in the configuration, whatever SRV records say of it."""
+    if host.ca is None:
+        return None
+    return host.service.partition("._tcp.")[2] if host.service else host.address
+
+
 def _require_pin(host: Host) -> None:
     if not host.fingerprint and host.ca is None:
         raise RefusedFault(f"{host.name} is not known by certificate", hint=HOW_TO_ENROL)
@@ -117,39 +112,4 @@ DIAL_TO_ENROL = Dialler(lambda: None)
 
 async def connect(name: str, port: int) -> socket.socket:
     """A non-blocking TCP socket to the first address of *name* that answers. UnreachableFault."""
-    fault = UnreachableFault(f"{name} has no address")
-    for family, address in await resolve(name, port):
-        candidate = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            async with asyncio.timeout(CONNECT_DEADLINE):
-                await asyncio.get_running_loop().sock_connect(candidate, address)
-            return candidate
-        except TimeoutError:
-            fault = UnreachableFault(f"no answer for {CONNECT_DEADLINE:.0f} s")
-        except OSError as error:
-            fault = UnreachableFault(_words(error))
-        except asyncio.CancelledError:
-            candidate.close()
-            raise
-        candidate.close()
-    raise fault
-
-
-async def resolve(name: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-    """Family and socket address of each address of *name*, in the resolver's order. UnreachableFault."""
-    try:
-        found = await in_thread(
-            f"resolve {name}", lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM),
-            deadline=RESOLVE_DEADLINE)
-    except socket.gaierror as error:
-        raise UnreachableFault(f"cannot resolve {name}: {error.strerror}") from None
-    except (OSError, UnicodeError) as error:
-        raise UnreachableFault(f"cannot resolve {name}: {error}") from None
-    except DeadlineFault:
-        raise UnreachableFault(f"cannot resolve {name}: no answer for {RESOLVE_DEADLINE:.0f} s") from None
-    return [(entry[0], entry[4]) for entry in found]  # type: ignore[misc]
-
-
-def _words(error: OSError) -> str:
-    number = error.errno or 0
-    return _WORDS.get(number, os.strerror(number).lower())
+    return await connect_to_first(await endpoints_of_name(name, port), deadline=CONNECT_DEADLINE)
