@@ -241,7 +241,7 @@ async def open_connection(address: str | None = None, *, incoming_limit: int = I
 async def _connect_to_first(address: str, incoming_limit: int) -> Connection:
     loop = asyncio.get_running_loop()
     problem: OSError | None = None
-    for path in _socket_paths(address):
+    for path in socket_paths(address):
         try:
             _, connection = await loop.create_unix_connection(lambda: Connection(incoming_limit), path)
             return connection
@@ -251,7 +251,7 @@ async def _connect_to_first(address: str, incoming_limit: int) -> Connection:
     raise UnavailableFault(f"there is no system bus at {address}: {why}", hint="systemctl start dbus")
 
 
-def _socket_paths(address: str) -> list[str]:
+def socket_paths(address: str) -> list[str]:
     """The sockets of a D-Bus address list, in its order. Transports other than ``unix`` are passed over."""
     paths = []
     for entry in address.split(";"):
