@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from usbip_agent.blocking import in_thread
-from usbip_agent.errors import Fault, RefusedFault, UnknownNodeFault, UsageFault
+from usbip_agent.errors import Fault, IdentityFault, RefusedFault, UnknownNodeFault, UsageFault
 from usbip_agent.identity.child import run_module
 from usbip_agent.identity.codes import SECRET_BYTES, CodeFault, JoinCodes, Moment
 from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
@@ -36,7 +36,7 @@ async def check_certificate(pem: str) -> None:
 
 
 class Registrar:
-    """Issues codes and admits who brings one. *fingerprint* is that of our own certificate.
+    """Issues codes and admits who brings one. *fingerprint* is that of our own certificate, empty = none.
 
     *state* keeps the nodes, *runtime* the codes: a reboot, which ends codes, empties it.
     """
@@ -56,8 +56,12 @@ class Registrar:
     def enroll(self, node: str, host: str, port: int, now: Moment) -> JoinCode:
         """A code with which *node* can enrol at *host* (a name, an address, or a ``wss://`` URL).
 
-        For a node that is enrolled, the code replaces its certificate. UsageFault, Fault.
+        For a node that is enrolled, the code replaces its certificate. UsageFault; IdentityFault when we have
+        no certificate that a node could pin; Fault.
         """
+        if not self._fingerprint:
+            raise IdentityFault("this host has no certificate that a node could know it by",
+                                hint="journalctl -u usbipa says why")
         over_web = host.startswith("wss://")
         address, url, port = ("", host, 0) if over_web else (host, "", port)
         try:

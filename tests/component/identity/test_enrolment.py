@@ -15,11 +15,12 @@ import pytest
 from tests.component.identity.loopback_host import LoopbackHost
 from tests.unit.identity.samples import certificate, fingerprint, later, odd_certificate
 
-from usbip_agent.errors import ProtocolFault, RefusedFault, UnknownNodeFault, UsageFault
+from usbip_agent.errors import IdentityFault, ProtocolFault, RefusedFault, UnknownNodeFault, UsageFault
 from usbip_agent.identity import enrolment, registrar as registrar_module
 from usbip_agent.identity.enrolment import LARGEST, MAGIC, NOT_VALID
 from usbip_agent.identity.join_code import encode, parse
 from usbip_agent.identity.limiter import PER_SOURCE
+from usbip_agent.identity.registrar import Registrar
 from usbip_agent.transport.stream import Stream, receive_exactly, send_all
 
 
@@ -262,6 +263,12 @@ async def test_a_host_that_answers_rubbish(
     host.answers = answer
     with pytest.raises(fault, match=why):
         await host.join(host.invite(), certificate("pi"))
+
+
+async def test_a_host_without_a_certificate_issues_no_code(host: LoopbackHost) -> None:
+    nameless = Registrar(host.state, host.state / "run", host="lab", fingerprint="")
+    with pytest.raises(IdentityFault, match="no certificate"):
+        nameless.enroll("pi", "lab", 3240, host.now)
 
 
 @pytest.mark.parametrize(("node", "name", "port"), [
