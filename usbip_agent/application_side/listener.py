@@ -8,19 +8,16 @@ import ipaddress
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
+from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.errors import Fault, UnavailableFault
 from usbip_agent.policy.usbipa import Listener
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-MAXIMUM_NEGOTIATIONS = 1024
-MAXIMUM_PER_ADDRESS = 256
-"""Connections in negotiation at once, in all and from one address (of IPv6, one /64: one host has that)."""
 
 PAUSE_WHEN_EXHAUSTED = 1.0
 """Seconds without accepting when file descriptors have run out: they come back as negotiations end."""
@@ -109,10 +106,7 @@ class Listeners:
         self._open: dict[Listener, list[socket.socket]] = {}
         self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
         self._negotiating: set[asyncio.Task[None]] = set()
-        self._unfinished = 0
-        self._by_origin: Counter[str] = Counter()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room: Room[asyncio.Task[None]] = Room()
         self._started = False
 
     @property
@@ -188,7 +182,6 @@ class Listeners:
     async def _accept_loop(self, listening: socket.socket, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._room.wait()
             try:
                 connection, address = await loop.sock_accept(listening)
             except OSError as error:
@@ -196,22 +189,22 @@ class Listeners:
                     log.warning("cannot accept: %s", error.strerror)
                     await asyncio.sleep(PAUSE_WHEN_EXHAUSTED)
                 continue  # the rest are errors of that one connection (accept(2))
-            origin = _origin(address[0])
-            if self._by_origin[origin] >= MAXIMUM_PER_ADDRESS:
-                log.warning("%s is turned away: %d of its connections are unfinished", address[0],
-                            MAXIMUM_PER_ADDRESS)
-                connection.close()
-                continue
-            self._begin(connection, listener, origin)
+            self._begin(connection, listener, origin_of(address[0]))
 
     def _begin(self, connection: socket.socket, listener: Listener, origin: str) -> None:
-        self._by_origin[origin] += 1
-        self._unfinished += 1
-        if self._unfinished >= MAXIMUM_NEGOTIATIONS:
-            self._room.clear()
         task = asyncio.create_task(self._negotiate(connection, listener))
         self._negotiating.add(task)
-        task.add_done_callback(partial(self._finish, origin))
+        task.add_done_callback(partial(self._finish, connection))
+        silent = self._room.enter(task, origin)
+        if silent is not None:
+            log.warning("too many strangers, most of them from %s: one that said nothing had to go", origin)
+            silent.cancel()
+
+    def heard(self) -> None:
+        """The negotiation that calls this has said what it wants: it is no stranger any more."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._room.leave(task)
 
     async def _negotiate(self, connection: socket.socket, listener: Listener) -> None:
         try:
@@ -220,18 +213,8 @@ class Listeners:
             log.exception("a negotiation failed")
             connection.close()
 
-    def _finish(self, origin: str, task: asyncio.Task[None]) -> None:
+    def _finish(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._negotiating.discard(task)
-        self._unfinished -= 1
-        self._by_origin[origin] -= 1
-        if not self._by_origin[origin]:
-            del self._by_origin[origin]
-        self._room.set()
-
-
-def _origin(address: str) -> str:
-    """What counts as one stranger."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if parsed.version == 6:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+        self._room.leave(task)
+        if task.cancelled():
+            connection.close()  # it may have been cancelled before its first step

@@ -132,7 +132,7 @@ class _Daemon:
             state_directory(USBIPA), runtime, host=entry_name(), fingerprint=own.fingerprint if own else "")
         self._negotiator = Negotiator(
             self._usbipa, Doors(_credentials(own), self._registrar.known, lambda: self._usbipa.dead_after),
-            lambda stream: serve_enrolment(stream, self._registrar))
+            lambda stream: serve_enrolment(stream, self._registrar), self._listeners.heard)
         desk = EnrolmentDesk(self._registrar, port=lambda: self._usbipa.first_port,
                              end_imports=self._usbipa.end_imports_of)
         operations = BusOperations(self._usbipa, desk)

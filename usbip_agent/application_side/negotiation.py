@@ -65,10 +65,13 @@ Enrol = Callable[[Stream], Awaitable[None]]
 class Negotiator:
     """Serves connections, one call each; a slow or hostile one costs the others nothing."""
 
-    def __init__(self, desk: Desk, entrance: Entrance, enrol: Enrol, *, deadline: float = DEADLINE) -> None:
+    def __init__(self, desk: Desk, entrance: Entrance, enrol: Enrol, heard: Callable[[], None], *,
+                 deadline: float = DEADLINE) -> None:
+        """*heard* is called, from a negotiation's own task, when its peer has asked for something."""
         self._desk = desk
         self._entrance = entrance
         self._enrol = enrol
+        self._heard = heard
         self._deadline = deadline
 
     async def serve(self, connection: socket.socket, listener: Listener) -> None:
@@ -114,6 +117,7 @@ class Negotiator:
             await self._answer(stream, request)
 
     async def _answer(self, stream: Stream, request: wire.Request) -> None:
+        self._heard()
         offer = Offer(request.device, str(stream.address), stream.peer, stream.transport, stream.node)
         if request.operation is wire.Operation.UNEXPORT:
             await self._unexport(stream, offer)

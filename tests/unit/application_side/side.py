@@ -87,7 +87,7 @@ class Side:
                              Overrides())
         self.negotiator = Negotiator(
             self.usbipa, Doors(self.credentials, self.guests, lambda: 10.0), self.enrolled.put,
-            deadline=self.deadline)
+            self.listeners.heard,            deadline=self.deadline)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

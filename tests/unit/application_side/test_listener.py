@@ -11,6 +11,7 @@ import pytest
 
 from usbip_agent.application_side import listener as room
 from usbip_agent.application_side.listener import Listeners, addresses_of, open_sockets
+from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.errors import UnavailableFault
 from usbip_agent.policy.usbipa import Listener, ListenerTransport
 
@@ -188,37 +189,21 @@ async def test_a_failed_reload_changes_nothing(listeners: Listeners, guests: Gue
         await asyncio.wait_for(guests.arrived.wait(), 5)
 
 
-async def test_one_address_cannot_take_all_the_room(
+async def test_a_stranger_who_is_silent_longest_leaves_for_the_next(
         listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAXIMUM_PER_ADDRESS", 2)
+    monkeypatch.setattr(listeners, "_room", Room(maximum_per_origin=2))
     where = listener()
     listeners.configure([where])
     listeners.start()
-    inside = [await connect(where) for _ in range(2)]
-    with await connect(where) as third:
-        assert await hung_up(third)
+    first, second, third = [await connect(where) for _ in range(3)]
+    assert await hung_up(first)
     guests.let_go.set()
-    for each in inside:
+    for each in (first, second, third):
         assert await hung_up(each)
         each.close()
     guests.arrived.clear()
     with await connect(where):
         await asyncio.wait_for(guests.arrived.wait(), 5)
-
-
-async def test_when_the_room_is_full_the_next_ones_wait(
-        listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAXIMUM_NEGOTIATIONS", 1)
-    where = listener()
-    listeners.configure([where])
-    listeners.start()
-    with await connect(where), await connect(where):
-        await asyncio.wait_for(guests.arrived.wait(), 5)
-        assert len(guests.inside) == 1
-        guests.arrived.clear()
-        guests.let_go.set()
-        await asyncio.wait_for(guests.arrived.wait(), 5)
-        assert len(guests.inside) == 2
 
 
 async def test_without_descriptors_it_pauses(
@@ -241,6 +226,6 @@ async def test_without_descriptors_it_pauses(
 
 
 def test_a_stranger_is_an_address_or_a_network() -> None:
-    assert room._origin("10.9.0.7") == "10.9.0.7"
-    assert room._origin("2001:db8::7") == room._origin("2001:db8::ffff:8") == "2001:db8::/64"
-    assert room._origin("fe80::1%eth0") == "fe80::/64"
+    assert origin_of("10.9.0.7") == "10.9.0.7"
+    assert origin_of("2001:db8::7") == origin_of("2001:db8::ffff:8") == "2001:db8::/64"
+    assert origin_of("fe80::1%eth0") == "fe80::/64"
