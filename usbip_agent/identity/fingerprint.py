@@ -32,7 +32,11 @@ def fingerprint_bytes(fingerprint: str) -> bytes:
 
 
 def certificate_der(pem: str) -> bytes:
-    """The DER of the one certificate in *pem*, which OpenSSL has parsed. ValueError when it is not one."""
+    """The DER of the one certificate in *pem*, which OpenSSL has parsed, and which can vouch for no other.
+
+    ValueError when there is not one, or when it is that of a CA: among those that are trusted, it would let
+    its holder make certificates in any name.
+    """
     if len(pem) > LONGEST_CERTIFICATE:
         raise ValueError(f"longer than {LONGEST_CERTIFICATE} characters")
     if pem.count(_BEGIN) != 1 or pem.count(_END) != 1 or not pem.isascii():
@@ -43,10 +47,14 @@ def certificate_der(pem: str) -> bytes:
         # A certificate that does not parse would spoil the list of all that are trusted.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_verify_locations(cadata=der)
-        if context.cert_store_stats()["x509"] != 1:
-            raise ValueError("not one certificate")
+        found = context.cert_store_stats()
     except (ssl.SSLError, ValueError) as error:
         raise ValueError(f"no certificate: {getattr(error, 'reason', None) or error}") from None
+    if found["x509"] != 1:
+        raise ValueError("not one certificate")
+    if found["x509_ca"]:
+        # OpenSSL's own judgement (X509_check_ca): basic constraints, key usage, version 1.
+        raise ValueError("this is the certificate of a CA, which identifies nobody")
     return der
 
 

@@ -21,6 +21,18 @@ FINGERPRINT = "sha256:" + "5a" * 32
 SECRET = bytes(range(SECRET_BYTES))
 CODE = JoinCode("lab.example.net", 3240, FINGERPRINT, SECRET, "pi-kitchen", "lab")
 
+VERSION_1 = """\
+-----BEGIN CERTIFICATE-----
+MIIBFzCBvQIUNHXFFCvR7BEBzkheSGDz42wNeIgwCgYIKoZIzj0EAwIwDTELMAkG
+A1UEAwwCdjEwIBcNMjYxMTIyMjM1OTAyWhgPMjEyNjEwMjkyMzU5MDJaMA0xCzAJ
+BgNVBAMMAnYxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgGMd7VWGeLVq/kK5
+CxA6cQ0QXK3/y3nN4fHCJ/kZF8bWAjA56GH3Ww3eyXP5i0rUd8vp1O/QoQSB5QZo
+HzaXWTAKBggqhkjOPQQDAgNJADBGAiEAhPeLQMNI9gBN+KaUr3apOCM6MydPACsq
+VRoYOFVdhfkCIQCbmhHEH6O5uWLFC5EIKhmiO9aE1tpu6d+Yl6KJPvtgNg==
+-----END CERTIFICATE-----
+"""
+"""Self-signed, without extensions: OpenSSL lets such a one vouch for others."""
+
 
 def later(seconds: float, moment: Moment = NOON) -> Moment:
     return Moment(moment.uptime + seconds, moment.wall + seconds)
@@ -54,5 +66,10 @@ def odd_certificate(kind: str) -> str:
         .not_valid_after(datetime.datetime(2040, 1, 1)))
     if kind == "ca":
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    if kind == "signs":
+        builder = builder.add_extension(x509.KeyUsage(
+            digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+            key_agreement=False, key_cert_sign=True, crl_sign=False, encipher_only=False,
+            decipher_only=False), critical=True)
     signed = builder.sign(key, None if kind == "ed25519" else hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM).decode("ascii")

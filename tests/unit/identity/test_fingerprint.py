@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.identity.samples import certificate, odd_certificate
+from tests.unit.identity.samples import VERSION_1, certificate, odd_certificate
 from usbip_agent.identity.checking import complaint
 from usbip_agent.identity.fingerprint import (
     LONGEST_CERTIFICATE, certificate_der, certificate_pem, fingerprint_bytes, fingerprint_of,
@@ -46,6 +46,13 @@ def test_a_certificate_that_openssl_does_not_parse_is_none() -> None:
     der[5] ^= 0xFF
     with pytest.raises(ValueError, match="no certificate"):
         certificate_der(ssl.DER_cert_to_PEM_cert(bytes(der)))
+
+
+@pytest.mark.parametrize("pem", [odd_certificate("ca"), odd_certificate("signs"), VERSION_1],
+                         ids=["ca", "signs", "version 1"])
+def test_a_certificate_that_could_vouch_for_others_is_none(pem: str) -> None:
+    with pytest.raises(ValueError, match="of a CA"):
+        certificate_der(pem)
 
 
 @given(st.text(max_size=200))
