@@ -31,55 +31,66 @@ async def call_for_descriptor(call: Message, address: str | None = None, *, dead
     Raises CallError for an error reply, UnavailableFault when there is no bus or no answer.
     """
     where = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", SYSTEM_BUS) if address is None else address
-    # The thread has ended by itself when in_thread would give it up: no descriptor gets lost in it.
+    problem = "no unix socket in its address"
+    for path in socket_paths(where):
+        try:
+            return await _call_at(path, call, deadline)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    raise UnavailableFault(f"the bus at {where} does not hand over what {call.member} answers: {problem}")
+
+
+async def _call_at(path: str, call: Message, deadline: float) -> int:
+    caller = _Caller(time.monotonic() + deadline)
+    # The thread ends by itself before in_thread would give it up: no descriptor gets lost in it.
     asked = asyncio.ensure_future(in_thread(
-        f"call {call.member}", lambda: _call(call, where, deadline), deadline=2 * deadline))
+        f"call {call.member}", lambda: caller.call(path, call), deadline=2 * deadline))
     try:
         return await asyncio.shield(asked)
     except asyncio.CancelledError:
-        asked.add_done_callback(_close_answer)
+        caller.abort()
+        await asyncio.wait({asked})
+        if asked.exception() is None:
+            os.close(asked.result())
         raise
 
 
-def _close_answer(asked: asyncio.Task[int]) -> None:
-    if not asked.cancelled() and asked.exception() is None:
-        os.close(asked.result())
-
-
-def _call(call: Message, address: str, deadline: float) -> int:
-    end = time.monotonic() + deadline
-    problem = "no unix socket in its address"
-    for path in socket_paths(address):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connected:
-            try:
-                connected.settimeout(deadline)
-                connected.connect(path)
-                return _Caller(connected, end).call(call)
-            except (OSError, ValueError) as error:
-                problem = str(error)
-    raise UnavailableFault(f"the bus at {address} does not hand over what {call.member} answers: {problem}")
-
-
 class _Caller:
-    """The few steps of the D-Bus specification up to an answer."""
+    """The few steps of the D-Bus specification up to an answer, each waited for until *end* (monotonic)."""
 
-    def __init__(self, connected: socket.socket, end: float) -> None:
-        self._socket = connected
+    def __init__(self, end: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._end = end
+        self._aborted = False
         self._descriptors: list[int] = []
 
-    def call(self, call: Message) -> int:
+    def abort(self) -> None:
+        """From another thread: the call is to end now."""
+        self._aborted = True
         try:
-            self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
-            self._expect(b"OK ")
-            self._socket.sendall(b"NEGOTIATE_UNIX_FD\r\n")
-            self._expect(b"AGREE_UNIX_FD")
-            hello = Message(Kind.CALL, BUS_PATH, BUS, "Hello", BUS, serial=1)
-            self._socket.sendall(b"BEGIN\r\n" + encode(hello) + encode(replace(call, serial=2)))
-            [index] = self._reply_to(2).body
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected yet, or no more
+
+    def call(self, path: str, call: Message) -> int:
+        """The descriptor. CallError, OSError or ValueError."""
+        try:
+            with self._socket:
+                self._set_timeout()
+                self._socket.connect(path)
+                identity = str(os.geteuid()).encode().hex()
+                self._socket.sendall(b"\0AUTH EXTERNAL " + identity.encode() + b"\r\n")
+                self._expect(b"OK ")
+                self._socket.sendall(b"NEGOTIATE_UNIX_FD\r\n")
+                self._expect(b"AGREE_UNIX_FD")
+                hello = Message(Kind.CALL, BUS_PATH, BUS, "Hello", BUS, serial=1)
+                self._socket.sendall(b"BEGIN\r\n" + encode(hello) + encode(replace(call, serial=2)))
+                [index] = self._reply_to(2).body
             return self._descriptors.pop(index)
         except IndexError:
             raise ValueError("no descriptor came with it") from None
+        except TimeoutError:  # in_thread would take it for its own
+            raise ValueError("no answer in time") from None
         finally:
             for descriptor in self._descriptors:
                 os.close(descriptor)
@@ -107,13 +118,16 @@ class _Caller:
                 return message
 
     def _receive(self) -> bytes:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no answer")
-        self._socket.settimeout(left)
+        self._set_timeout()
         data, descriptors, _, _ = socket.recv_fds(
             self._socket, 4096, _MAXIMUM_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         self._descriptors += descriptors
         if not data:
             raise ValueError("it hung up")
         return data
+
+    def _set_timeout(self) -> None:
+        left = self._end - time.monotonic()
+        if self._aborted or left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)

@@ -250,7 +250,7 @@ async def test_a_signal_of_somebody_else_says_nothing(bus: PrivateBus) -> None:
                                        member="PrepareForSleep", signature="b", body=[True]))
         await call(stranger, BUS, BUS_PATH, f"{BUS}.GetId")
         await fake.prepare(False)
-        assert await fake.held() == 1
+        await fake.holds(1)
         assert not watch._asleep
 
 
@@ -281,3 +281,19 @@ async def test_a_call_that_is_answered_with_no_descriptor(bus: PrivateBus) -> No
     for address in ("unix:path=/nowhere", "tcp:host=localhost", ""):
         with pytest.raises(UnavailableFault, match="GetId"):
             await call_for_descriptor(get_id, address)
+
+
+async def test_a_call_that_is_given_up(bus: PrivateBus) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with caller(bus) as silent:
+        called = asyncio.Event()
+        silent.on_call = lambda _: called.set()
+        hanging = Message(Kind.CALL, LOGIND_PATH, MANAGER, "Inhibit", silent.unique_name)
+        task = asyncio.ensure_future(call_for_descriptor(hanging, bus.address, deadline=60))
+        await asyncio.wait_for(called.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+        with pytest.raises(UnavailableFault, match="no answer in time"):
+            await call_for_descriptor(hanging, bus.address, deadline=0.1)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
