@@ -51,6 +51,10 @@ class Clocks:
         about = host_time - self.first.offset
         return host_time - self.first.offset - self.drift * (about - self.first.at)
 
+    def on_host(self, node_time: float) -> float:
+        """The host's clock when the node's said *node_time*."""
+        return node_time + self.first.offset + self.drift * (node_time - self.first.at)
+
 
 def start_witness(guest: Guest) -> Job:
     """The witness in *guest*; it writes a line for each device that arrives there, and tells the time."""

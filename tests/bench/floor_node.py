@@ -39,7 +39,8 @@ def main() -> None:
     while True:
         properties = parse(events.recv(65536))
         busid = properties["DEVPATH"].rpartition("/")[2]
-        if properties["ACTION"] == "add" and properties.get("PRODUCT", "").startswith(vendor):
+        if properties["ACTION"] == "add" and properties.get("PRODUCT", "").startswith(vendor) and (
+                os.path.exists(f"/sys{properties['DEVPATH']}")):    # not while it was frozen
             node.plugged(busid, properties)
         elif properties["ACTION"] == "remove" and busid in node.held:
             node.unplugged(busid)

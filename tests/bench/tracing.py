@@ -31,7 +31,7 @@ echo mono > trace_clock
 echo 4096 > buffer_size_kb
 {probes}
 echo 'kernel ~ "add@*" || kernel == "libudev"' > events/bench/uevent/filter
-echo 'dport == {port} || sport == {port}' > events/sock/inet_sock_set_state/filter
+echo '{ports}' > events/sock/inet_sock_set_state/filter
 echo 1 > events/bench/enable
 echo 1 > events/sock/inet_sock_set_state/enable
 echo 1 > tracing_on
@@ -47,9 +47,10 @@ class Event:
     text: str
 
 
-def start(guest: Guest, probes: Sequence[str], port: int) -> None:
-    """Sets the probes; *port* is the one that connections to are looked at."""
-    guest.sh(START.format(tracing=TRACING, port=port,
+def start(guest: Guest, probes: Sequence[str], ports: Sequence[int]) -> None:
+    """Sets the probes; *ports* are those that connections to are looked at."""
+    filters = (f"dport == {port} || sport == {port}" for port in ports)
+    guest.sh(START.format(tracing=TRACING, ports=" || ".join(filters),
                           probes="\n".join(f"echo '{probe}' >> kprobe_events" for probe in probes)))
 
 
