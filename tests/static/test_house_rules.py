@@ -22,7 +22,7 @@ SHARED = {"blocking"}
 
 USES: dict[str, set[str]] = {
     "policy": set(),
-    "identity": {"policy"},
+    "identity": {"policy", "transport", "service"},
     "kernel": set(),
     "transport": {"policy", "identity"},
     "service": set(),

@@ -134,6 +134,27 @@ class Agent:
         if keeper is not None:
             keeper.apply(keeper.export.fail_back())
 
+    async def fall_asleep(self) -> None:
+        """Ends every link cleanly before the machine sleeps; cancelled when the time for it is over."""
+        for keeper in list(self._keepers.values()):
+            keeper.apply(keeper.export.fall_asleep())
+        await asyncio.gather(*(keeper.settle() for keeper in list(self._keepers.values())))
+
+    def wake_up(self) -> None:
+        """Takes everything up again."""
+        for keeper in list(self._keepers.values()):
+            keeper.apply(keeper.export.wake_up())
+
+    @property
+    def policy(self) -> AgentPolicy:
+        """The configuration as it was applied last."""
+        return self._policy
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The busids that somebody has disconnected by hand."""
+        return frozenset(bus_id for bus_id, keeper in self._keepers.items() if keeper.export.held)
+
     # What keepers say.
 
     def changed(self, report: DeviceReport) -> None:
@@ -185,6 +206,7 @@ class Agent:
         log.info("configuration loaded: %d rules, %d hosts", len(self._policy.rules), len(self._policy.hosts))
         for keeper in list(self._keepers.values()):
             keeper.apply(keeper.export.policy_changed(self._policy.decide(keeper.export.device)))
+        self._sum_up_soon()
 
     def explain(self, bus_id: str) -> Explanation:
         """What the policy says of a device, rule by rule."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from usbip_agent import wire
 from usbip_agent.device import Device
+from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.request import request, settle_reply
 from usbip_agent.errors import (
     BusyFault, DeadlineFault, Fault, ProtocolFault, RefusedFault, UnknownDeviceFault, UnreachableFault,
@@ -38,6 +39,7 @@ class Attempt:
     """Everything that one attempt needs of its surroundings."""
 
     exporter: Exporter
+    guard: Guard
     dial: Dial
     on_progress: Callable[[ExportState, Host], None]
     before_hand_over: Callable[[Host, Stream], Coroutine[object, object, None]]
@@ -52,6 +54,7 @@ class Attempt:
         self.exporter.require_module()
         if self.exporter.link_status(device) is LinkStatus.USED:
             raise BusyFault(f"{device.bus_id} is exported by something else on this machine")
+        await self.guard.examine(device, hosts)
         faults: list[tuple[Host, Fault]] = []
         for host in hosts:
             try:
@@ -66,7 +69,7 @@ class Attempt:
         try:
             await request(stream, wire.Operation.EXPORT, device)
             self.on_progress(ExportState.BINDING, host)
-            await uninterrupted(self.exporter.claim(device))
+            await uninterrupted(self._claim(device))
             if not self.exporter.is_present(device):
                 raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
             await settle_reply(stream)
@@ -76,6 +79,12 @@ class Attempt:
             await stream.close()
             raise
         return stream
+
+    async def _claim(self, device: Device) -> None:
+        if self.exporter.link_status(device) is LinkStatus.ERROR:
+            await self.exporter.give_back(device)  # a fresh bind is what a stub in ERROR needs
+        async with self.guard.keeping_still(device):
+            await self.exporter.claim(device)
 
 
 def _sum_of(faults: list[tuple[Host, Fault]]) -> Fault:

@@ -77,6 +77,7 @@ class Export:
     _blocked: bool = False
     _waiting: bool = False
     _stopping: bool = False
+    _asleep: bool = False
     _gone: bool = False
     _successor: tuple[Device, Decision] | None = None
     _attempt_hosts: tuple[Host, ...] = ()
@@ -110,6 +111,16 @@ class Export:
     def usage_changed(self) -> Actions:
         """What stands on this machine's devices has changed: what is blocked is examined again."""
         return self._anew() if self._blocked else ()
+
+    def fall_asleep(self) -> Actions:
+        """The machine is about to sleep: the link is ended cleanly while there is somebody to do it."""
+        self._asleep = True
+        return (*self._stop_waiting(), *self._settle())
+
+    def wake_up(self) -> Actions:
+        """The machine is awake again, perhaps elsewhere and much later."""
+        self._asleep = False
+        return self._anew()
 
     def fail_back(self) -> Actions:
         """A host that is preferred to the connected one is back for good."""
@@ -278,7 +289,12 @@ class Export:
     # How it decides.
 
     def _wanted(self) -> tuple[Host, ...]:
-        if self._stopping or self._gone or self.held:
+        if self._stopping or self._gone or self._asleep:
+            return ()
+        return self._wanted_awake()
+
+    def _wanted_awake(self) -> tuple[Host, ...]:
+        if self.held:
             return ()
         return (self.by_hand,) if self.by_hand is not None else self.decision.hosts
 
@@ -315,6 +331,9 @@ class Export:
         if self._stopping:
             return (Drop(),)
         self.attempts = 0
+        if self._asleep and self._wanted_awake():
+            self._show(ExportState.WAITING, "the machine goes to sleep")
+            return ()
         self._show(ExportState.HELD if self.held else ExportState.IGNORED, self.reason if self.held else "")
         return ()
 

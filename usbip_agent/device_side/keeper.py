@@ -15,6 +15,7 @@ from usbip_agent.device_side.actions import (
 )
 from usbip_agent.device_side.attempt import Attempt, Dial, release
 from usbip_agent.device_side.export import Export
+from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.errors import DeadlineFault, Fault
 from usbip_agent.kernel.exporter import Exporter, wait_until_unlinked
@@ -150,7 +151,8 @@ class Keeper:
 
     async def _attempt(self, device: Device, hosts: tuple[Host, ...]) -> Actions:
         exporter = self._around.exporter_of(device)
-        attempt = Attempt(exporter, self._around.dial, self._progressed, self._leave_word)
+        guard = Guard(forced=self.export.decision.force or exporter.holds(device))
+        attempt = Attempt(exporter, guard, self._around.dial, self._progressed, self._leave_word)
         try:
             host, stream = await attempt.connect(device, hosts)
         except asyncio.CancelledError:

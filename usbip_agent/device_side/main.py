@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from usbip_agent.bus.logind import SleepWatch
 from usbip_agent.bus.presence import Presence
 from usbip_agent.bus.server import serve_agent
 from usbip_agent.bus.systemd import stop_is_part_of_restart
 from usbip_agent.device import Device, Kind
 from usbip_agent.device_side.adoption import Leftovers
 from usbip_agent.device_side.agent import Agent, Outlets
+from usbip_agent.device_side.claims import Claims
 from usbip_agent.device_side.devices import DeviceWatch
 from usbip_agent.device_side.keeper import Surroundings
 from usbip_agent.device_side.records import ExportRecord
@@ -23,7 +25,9 @@ from usbip_agent.device_side.triggers import Triggers
 from usbip_agent.errors import ExitStatus, Fault
 from usbip_agent.identity.own import own_identity
 from usbip_agent.kernel.exporter import Exporter
+from usbip_agent.kernel.mounts import MountWatch
 from usbip_agent.kernel.stub import Stub
+from usbip_agent.kernel.udev_rules import UdevRules
 from usbip_agent.kernel.vudc import Vudc
 from usbip_agent.names import AGENT
 from usbip_agent.policy.agent import AgentPolicy, load_agent_policy
@@ -58,6 +62,10 @@ def run(options: RunOptions) -> ExitStatus:
     return ExitStatus.DONE
 
 
+def _sleep_watch(agent: Agent) -> SleepWatch:
+    return SleepWatch(AGENT.command, "exported devices are given back", agent.fall_asleep, agent.wake_up)
+
+
 class _Daemon:
     """One run of the agent."""
 
@@ -71,6 +79,7 @@ class _Daemon:
         self._dial = Dialler(lambda: Credentials(own.certificate, own.key) if own is not None else None)
         self._presence: Presence | None = None
         self._triggers: Triggers | None = None
+        self._claims = Claims(UdevRules())
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -79,12 +88,18 @@ class _Daemon:
         records = RecordStore(runtime / "exports", ExportRecord)
         leftovers = Leftovers(records, stored, self._notifier)
         watcher = LinkWatcher()
-        outlets = Outlets(self._publish, self._withdraw, self._notifier.status, self._reconsider)
+        outlets = Outlets(self._publish, self._withdraw, self._notifier.status,
+                          lambda: self._reconsider(agent))
         agent = Agent(self._policy, self._load_policy,
                       lambda agent: self._surroundings(agent, watcher, records), outlets, leftovers)
         self._presence = Presence(lambda shown: serve_agent(agent, reports=shown), agent.reports)
         await self._presence.join()
         self._triggers = Triggers(agent, self._dial)
+        self._claims.follow(self._policy, frozenset())
+        await self._claims.settled()
+        mounts, sleep = MountWatch(agent.usage_changed), _sleep_watch(agent)
+        mounts.start()
+        sleep.start()
         watch = DeviceWatch(agent, self._vudc)
         await watch.start()
         leftovers.forget_the_rest()
@@ -95,6 +110,8 @@ class _Daemon:
         await self._stop.wait()
         self._notifier.stopping()
         watch.close()
+        mounts.close()
+        await sleep.close()
         triggers, self._triggers = self._triggers, None
         await triggers.close()
         await self._end(agent, self._presence)
@@ -105,6 +122,7 @@ class _Daemon:
             agent.leave_everything()
         else:
             await agent.give_everything_back()
+            await self._claims.withdraw()
         await presence.leave()
         await self._notifier.drain(DRAIN_DEADLINE)
 
@@ -130,9 +148,10 @@ class _Daemon:
         if self._presence is not None and (publisher := self._presence.publisher) is not None:
             publisher.remove(bus_id)
 
-    def _reconsider(self) -> None:
+    def _reconsider(self, agent: Agent) -> None:
         if self._triggers is not None:
             self._triggers.reconsider()
+            self._claims.follow(agent.policy, agent.held)
 
     def _handle_signals(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()

@@ -35,6 +35,12 @@ class Usage:
     """Who is logged in on one of the device's terminals."""
 
 
+def has_network_interface(directory: Path) -> bool:
+    """Whether the USB device in *directory* is a network card, among other things perhaps."""
+    return any(entries(interface / "net") for interface in entries(directory)
+               if interface.name.startswith(directory.name))
+
+
 def read_usage(directory: Path, addresses: Iterable[str], places: Places = Places(),
                routes: Routes = KernelRoutes()) -> Usage:
     """What stands on the USB device in *directory*, and which of *addresses* are reached through it.

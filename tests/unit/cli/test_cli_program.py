@@ -21,12 +21,13 @@ ROOT = Path(__file__).parents[3]
 
 VERBS = {
     "usbip-agent": {
-        "run", "status", "list", "connect", "disconnect", "explain", "check", "doctor", "monitor"},
-    "usbipa": {"run", "status", "port", "detach", "explain", "check", "doctor", "monitor"},
+        "run", "status", "list", "connect", "disconnect", "explain", "check", "doctor", "monitor", "join"},
+    "usbipa": {"run", "status", "port", "detach", "explain", "check", "doctor", "monitor", "enroll", "nodes",
+               "revoke"},
 }
-"""As the contract has them, but for those of enrolment."""
+"""As the contract has them."""
 
-SHOWING = {"status", "port", "list", "explain", "check", "doctor", "monitor"}
+SHOWING = {"status", "port", "list", "explain", "check", "doctor", "monitor", "enroll", "nodes"}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

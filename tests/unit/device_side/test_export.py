@@ -183,6 +183,15 @@ def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:
     assert connected(Time()).try_now() == ()
 
 
+def test_sleep_ends_the_link_and_waking_renews_it() -> None:
+    export = connected(Time())
+    release, = export.fall_asleep()
+    assert isinstance(release, StartRelease)
+    assert export.release_done() == ()
+    assert (export.state, export.reason) == (ExportState.WAITING, "the machine goes to sleep")
+    assert export.wake_up() == (StartAttempt(STICK, (LAB,)),)
+
+
 def test_failback_leaves_a_lesser_host_for_the_preferred_one() -> None:
     both = Decision("sticks", (LAB, BACKUP))
     export = Export(STICK, both, Time().clocks)
@@ -238,6 +247,11 @@ def test_a_device_that_cannot_be_given_back_is_failed_and_not_touched() -> None:
     assert export.policy_changed(TO_LAB) == (StartRelease(STICK, None),), "a reload tries again"
 
 
+RESTING = {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED, ExportState.FAILED,
+           ExportState.BLOCKED}
+"""The states that only an event from outside leaves."""
+
+
 class Story(RuleBasedStateMachine):
     """Random events in any order that the world allows; after each, what must never be wrong is checked."""
 
@@ -253,7 +267,7 @@ class Story(RuleBasedStateMachine):
         self.dropped = False
         self.present = STICK
         self.gone = False
-        self.stopping = False
+        self.stopping = self.asleep = False
         self.take(self.export.begin())
 
     def take(self, actions: Actions) -> None:
@@ -303,16 +317,16 @@ class Story(RuleBasedStateMachine):
 
     @precondition(lambda self: isinstance(self.work, StartAttempt))
     @rule(claimed=st.booleans(), fault=st.sampled_from(
-        [UnreachableFault("away"), RefusedFault("no"), NotExportableFault("never"), BlockedFault("mounted")]))
+        [UnreachableFault("away"), RefusedFault("no"), NotExportableFault("never"), BlockedFault("in use")]))
     def attempt_fails(self, claimed: bool, fault: Fault) -> None:
         self.work = None
         self.take(self.export.attempt_failed(fault, claimed and not self.gone))
 
     @precondition(living)
-    @rule(what=st.sampled_from(["try_now", "usage_changed", "fail_back"]))
+    @rule(what=st.sampled_from(["try_now", "usage_changed", "fail_back", "fall_asleep", "wake_up"]))
     def something_changes(self, what: str) -> None:
-        self.take({"try_now": self.export.try_now, "usage_changed": self.export.usage_changed,
-                   "fail_back": self.export.fail_back}[what]())
+        self.asleep = {"fall_asleep": True, "wake_up": False}.get(what, self.asleep)
+        self.take(getattr(self.export, what)())
 
     @precondition(lambda self: isinstance(self.work, StartAttempt))
     @rule()
@@ -380,15 +394,14 @@ class Story(RuleBasedStateMachine):
         assert (self.work is None) is (self.export.work is Work.NONE)
         if self.work is None and not self.timer:
             assert not self.stopping, "a stop that never ends"
-            assert self.export.state in {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED,
-                                         ExportState.FAILED, ExportState.BLOCKED}, self.export.state
+            assert self.asleep or self.export.state in RESTING, self.export.state
         if self.export.state is ExportState.CONNECTED and self.work is None:
             assert self.export.connection is not None
 
     @invariant()
     def waiting_says_until_when(self) -> None:
         if hasattr(self, "export") and not self.dropped and self.work is None:
-            waits = self.export.state is ExportState.WAITING
+            waits = self.export.state is ExportState.WAITING and not self.asleep
             assert waits is self.timer
             assert (self.export.report().next_attempt > 0) is waits
 
