@@ -124,6 +124,17 @@ def test_what_udev_cannot_tell_marks_less(inexpressible: str) -> None:
     assert is_marked(claim_rules(ignored), device(vendor="0403")[1])
 
 
+@pytest.mark.parametrize(("pattern", "serial"), [
+    ("?", "ä"), ("A*", " A1"), ("[!B]", "ä"), ("A", " A"), ("??", "é")])
+def test_what_udev_sees_otherwise_marks_less(pattern: str, serial: str) -> None:
+    seen = device(serial=serial)[1]
+    for connect in (True, False):
+        text = claim_rules(policy(
+            rule("a", {"serial": pattern}, connect=connect), rule("b", {"vendor": "0403"}),
+            default=() if connect else LAB))
+        assert not is_marked(text, seen)
+
+
 @pytest.mark.parametrize("held", ["1-1.4", "1-1"])
 def test_a_device_that_is_held_is_an_ordinary_one(held: str) -> None:
     assert is_marked(claim_rules(policy(default=LAB), held=[held]), device()[1]) is (held != "1-1.4")
