@@ -217,6 +217,32 @@ async def keep_still(directory: Path, places: Places = Places()) -> Stillness:
         f"flush {directory.name}", lambda: _keep_still(directory, places), deadline=FLUSH_DEADLINE)
 
 
+async def flush(directory: Path, places: Places = Places()) -> None:
+    """Brings to the USB device in *directory* what was written to it, mounted or not, as well as it goes.
+
+    For a device that is taken although something uses it. It keeps nobody out. DeadlineFault.
+    """
+    await in_thread(f"flush {directory.name}", lambda: _flush(directory, places), deadline=FLUSH_DEADLINE)
+
+
+def _flush(directory: Path, places: Places) -> None:
+    blocks = blocks_below(directory, places)
+    if not blocks:
+        return
+    os.sync()  # file systems first: what they still have goes to the block devices
+    for block in blocks:
+        try:
+            descriptor = _open(block, places, alone=False)
+        except OSError:
+            continue  # no disc, or not allowed: then sync has done what can be done
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            log.warning("%s: what was written does not arrive: %s", block.node, error.strerror)
+        finally:
+            os.close(descriptor)
+
+
 def _keep_still(directory: Path, places: Places) -> Stillness:
     blocks = blocks_below(directory, places)
     stillness = Stillness([])

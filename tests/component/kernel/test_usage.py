@@ -11,7 +11,7 @@ import pytest
 from tests.component.kernel.tree import KEYBOARD, POWER_BUTTON, FakeRoutes, Machine
 from usbip_agent.device_side.interlock import reasons_against
 from usbip_agent.errors import BusyFault, KernelFault
-from usbip_agent.kernel.block_devices import keep_still
+from usbip_agent.kernel.block_devices import flush, keep_still
 from usbip_agent.kernel.usage import Usage, read_usage
 
 
@@ -221,3 +221,19 @@ async def test_nodes_that_may_not_be_opened_are_flushed_with_all_others(
     assert reasons(machine, device) == ()
     (await keep_still(device, machine.places)).end()
     assert synced
+
+
+async def test_what_is_in_use_is_flushed_as_well_as_it_goes(
+        machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = machine.device("1-1")
+    machine.disk(device, "sda", "8:0", ("sda1", "8:1"))
+    machine.disk(device, "sr0", "11:0")
+    (machine.root / "dev/sr0").unlink()
+    hold(monkeypatch, "sda", "sda1")
+    done: list[str] = []
+    monkeypatch.setattr(os, "sync", lambda: done.append("sync"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("fsync"))
+    await flush(device, machine.places)
+    assert done == ["sync", "fsync", "fsync"]
+    await flush(machine.device("1-2"), machine.places)
+    assert len(done) == 3
