@@ -47,8 +47,11 @@ class Steadiness:
         self._last_probe = at
 
     def go_back(self, period: float, at: float) -> bool:
-        """Whether all probes of the last *period* seconds were answered, the latest of them just now."""
-        if self._steady_since is None or self._has_gap(at):
+        """Whether all probes of the last *period* seconds were answered, the latest of them just now.
+
+        *at* may lie a little before that one: it is somebody else's probe that makes one ask.
+        """
+        if self._steady_since is None or self._has_gap(max(at, self._last_probe)):
             return False
         return self._last_probe - self._steady_since >= period
 

@@ -110,7 +110,10 @@ def host_address(text: str) -> str:
 
 
 def destination(text: str) -> str:
-    """A host name, an IP address, or ``srv:_service._tcp.domain``: whatever its SRV records name."""
+    """A host name, an IP address, or ``srv:_service._tcp.domain``: whatever its SRV records name.
+
+    A service comes back with ``_tcp`` in lower case and without a dot at its end.
+    """
     if not text.startswith(SERVICE_PREFIX):
         return host_address(text)
     name = text.removeprefix(SERVICE_PREFIX)
@@ -123,7 +126,7 @@ def destination(text: str) -> str:
     labels = domain.removesuffix(".").split(".")
     if len(name) > 253 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(f"{quoted(text)} is no service: a domain must follow _tcp, and no port: DNS has it")
-    return text
+    return f"{SERVICE_PREFIX}{service}._tcp.{domain.removesuffix('.')}"
 
 
 def listening_address(text: str) -> str:

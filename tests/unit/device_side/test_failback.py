@@ -80,6 +80,7 @@ def test_time_that_nobody_watched_does_not_count() -> None:
         host.probed(True, 10 * PERIOD + step * INTERVAL)
     assert host.go_back(PERIOD, 11 * PERIOD)
     assert not host.go_back(PERIOD, 12 * PERIOD), "that was long ago"
+    assert host.go_back(PERIOD, 11 * PERIOD - 1), "the probe of another host was begun earlier"
 
 
 def test_an_unknown_host_is_not_back() -> None:

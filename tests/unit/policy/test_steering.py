@@ -15,7 +15,7 @@ HOST = "version: 1\nhosts: {a: {address: srv:_usbipa._tcp.example.net"  # in lin
 
 @pytest.mark.parametrize("written, service", [
     ("srv:_usbipa._tcp.example.net", "_usbipa._tcp.example.net"),
-    ("'srv:_usb-ip._TCP.lab.example.net.'", "_usb-ip._TCP.lab.example.net."),
+    ("'srv:_usb-ip._TCP.lab.example.net.'", "_usb-ip._tcp.lab.example.net"),
     ("lab.example.net", ""), ("192.0.2.7", ""), ("srv", ""),
 ])
 def test_a_host_that_dns_finds(tmp_path: Path, written: str, service: str) -> None:
