@@ -65,3 +65,15 @@ def test_debian_depends_on_what_python_needs() -> None:
     control = (DEBIAN / "control").read_text(encoding="utf-8")
     assert "python3-dbus-next (<< 0.2.4~)" in control
     assert "${python3:Depends}" in control
+
+
+def test_the_tests_of_a_build_find_what_python_needs() -> None:
+    """dh_python3 finds what the packages need; what their tests need at build time is written by hand."""
+    dependencies = project()["dependencies"]
+    assert isinstance(dependencies, list)
+    control = (DEBIAN / "control").read_text(encoding="utf-8").partition("\nPackage:")[0]
+    debian = {"PyYAML": "yaml", "systemd-python": "systemd"}
+    names = [re.split("[ =<>]", each)[0] for each in dependencies]
+    missing = [name for name in names
+               if not re.search(rf" python3-{debian.get(name, name)}\b[^,]* <!nocheck>", control)]
+    assert not missing

@@ -1,4 +1,4 @@
-"""The udev rules: sound, and doing no more than tagging and waking."""
+"""The udev rules: sound, and doing no more than tagging, waking, and giving usbipa two files of the kernel."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_udev_accepts_the_rules(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RULES, ids=shown)
-def test_rules_run_nothing_and_jump_to_labels_that_exist(path: Path) -> None:
-    rules = [term for rule in terms(path) for term in rule]
+def test_rules_do_little_and_jump_to_labels_that_exist(path: Path) -> None:
+    rules = [term for rule in terms(path) for term in rule if term[0] not in ("RUN", "TEST")]
     keys = {key for key, _, _ in rules}
     assert keys <= {"ACTION", "SUBSYSTEM", "KERNEL", "DEVPATH", "ENV{DEVTYPE}", "ATTR{bDeviceClass}", "TAG",
                     "ATTR{power/control}", "ENV{SYSTEMD_WANTS}", "GOTO", "LABEL"}
@@ -49,6 +49,14 @@ def test_names_are_those_of_the_daemons() -> None:
     assert set(wants) == {("ENV{SYSTEMD_WANTS}", "+=", AGENT.unit)}
     tags = [term for rule in terms(ROOT / "udev/60-usbipa.rules") for term in rule if term[0] == "TAG"]
     assert tags == [("TAG", "+=", UDEV_TAG_USBIPA)]
+
+
+def test_all_that_is_run_gives_two_files_to_usbipa() -> None:
+    found = [rule for path in RULES for rule in terms(path) if any(key == "RUN" for key, _, _ in rule)]
+    assert found == [[
+        ("ACTION", "!=", "remove"), ("SUBSYSTEM", "==", "platform"), ("KERNEL", "==", "vhci_hcd.0"),
+        ("TEST", "==", "attach"), ("RUN", "+=", "/bin/chgrp usbipa %S%p/attach %S%p/detach"),
+        ("RUN", "+=", "/bin/chmod 0220 %S%p/attach %S%p/detach")]]
 
 
 def test_only_a_plug_wakes_the_agent() -> None:
