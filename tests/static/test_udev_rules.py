@@ -1,4 +1,4 @@
-"""The udev rules: sound, and doing no more than tagging, waking, and giving usbipa two files of the kernel."""
+"""The udev rules: sound, and doing no more than tagging, waking, and opening vhci-hcd to usbipa."""
 
 from __future__ import annotations
 
