@@ -1,7 +1,7 @@
 """Who is measured: the product, and the floor beside it, in the same guests.
 
 Both run all the time, on ports of their own, and take turns: one is frozen (by systemd, so that it computes
-nothing at all) while the other is measured. So a turn costs no start and may be as short as one plug: whatever
+nothing at all) while the other is measured. So a turn costs no start and may be as short as one plug: what
 else this machine does then hits both alike.
 """
 

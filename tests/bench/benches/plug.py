@@ -155,7 +155,7 @@ def _report(plugs: Mapping[str, Sequence[Plug]], first: Round, made: int, uncert
         (head, _course(moments), cost),
         [Aim(f"{ratio:.2f} × the floor, half of the rounds {low:.2f} to {high:.2f} (aim ≤ {AIM})",
              ratio <= AIM)],
-        [f"{len(ratios)} plugs each, the least disturbed of {made}. For at most {waited:.0%} of their time the "
+        [f"{len(ratios)} plugs each, the least disturbed of {made}. For {waited:.0%} of a plug at most the "
          f"guests waited for a processor of this machine (fair: {FAIR:.0%}).",
          f"The guests' clocks are together to ± {uncertainty * 1000:.1f} ms.",
          "\"First\" is the first plug after a start; it is not in the other figures."])
