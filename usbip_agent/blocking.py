@@ -54,10 +54,13 @@ async def in_thread(
 
     threading.Thread(target=run, name=what[:15], daemon=True).start()
     try:
-        async with asyncio.timeout(deadline):
-            return await outcome
-    except TimeoutError:
-        raise DeadlineFault(f"{what}: the kernel has not answered for {deadline:.0f} s") from None
+        # Not asyncio.timeout: a TimeoutError may be the call's own.
+        done, _ = await asyncio.wait({outcome}, timeout=deadline)
+        if not done:
+            raise DeadlineFault(f"{what}: the kernel has not answered for {deadline:.0f} s")
+        return outcome.result()
+    finally:
+        outcome.cancel()  # what comes too late is nobody's
 
 
 async def uninterrupted(work: Coroutine[object, object, Result]) -> Result:

@@ -155,7 +155,7 @@ class UnknownNodeFault(Fault):
 
 ALL_FAULTS: Final[tuple[type[Fault], ...]] = (
     Fault, UsageFault, ConfigurationFault, UnavailableFault, ModuleFault, UnknownDeviceFault,
-    NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault,
+    UnknownNodeFault, NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault,
     KernelFault, NoFreePortFault, BusyFault, BlockedFault, PermissionFault,
 )
 

@@ -19,9 +19,11 @@ from usbip_agent.application_side.imports import Imports
 from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Surroundings
 from usbip_agent.application_side.listener import Listeners
+from usbip_agent.application_side.listening_sockets import STORED_PREFIX, Shelf
 from usbip_agent.application_side.negotiation import Negotiator
 from usbip_agent.application_side.records import Records
 from usbip_agent.application_side.usbipa import Overrides, Showcase, Usbipa
+from usbip_agent.bus.logind import SleepWatch
 from usbip_agent.bus.presence import Presence
 from usbip_agent.bus.server import serve_usbipa
 from usbip_agent.bus.systemd import stop_is_part_of_restart
@@ -124,8 +126,10 @@ class _Daemon:
         self._watcher = LinkWatcher()
         self._keeper = Keeper(Surroundings(
             Imports(), self._vhci, self._records, self._notifier, self._nodes, self._showcase, self._watcher))
+        self._shelf = Shelf(self._notifier)
         self._listeners = Listeners(
-            lambda connection, listener: self._negotiator.serve(connection, listener), options.ip_versions)
+            lambda connection, listener: self._negotiator.serve(connection, listener), options.ip_versions,
+            self._shelf)
         self._usbipa = Usbipa(options.load_policy, self._keeper, self._listeners,
                               lambda: self._vhci.is_loaded, Overrides(options.port))
         self._registrar = Registrar(
@@ -138,19 +142,25 @@ class _Daemon:
         operations = BusOperations(self._usbipa, desk)
         self._presence = Presence(
             lambda shown: serve_usbipa(operations, reports=shown), lambda: self._showcase.reports)
+        self._sleep = SleepWatch(USBIPA.command, "imported devices are given up cleanly",
+                                 self._usbipa.fall_asleep, self._usbipa.wake_up)
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
+        stored = descriptors_from_systemd()
+        sockets = tuple(each for each in stored if each.name.startswith(STORED_PREFIX))
+        self._shelf.put(sockets)
         # First what may fail, before anything is touched that an earlier process left.
         self._usbipa.configure()
         self._handle_signals()
         self._nodes.start()
-        self._reconcile(descriptors_from_systemd())
+        self._reconcile(tuple(each for each in stored if each not in sockets))
         try:
             await self._presence.join()
             await self._usbipa.end_rejected()
             self._listeners.start()
+            self._sleep.start()
             self._notifier.ready()
             self._show_status()
             await self._stop.wait()
@@ -182,6 +192,7 @@ class _Daemon:
     async def _end(self) -> None:
         self._notifier.stopping()
         await self._listeners.close()
+        await self._sleep.close()
         if await stop_is_part_of_restart(USBIPA.unit, self._presence.connection):
             log.info("restarting: imported devices stay attached")
             await self._keeper.leave(LEAVE_DEADLINE)

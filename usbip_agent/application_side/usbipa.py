@@ -84,6 +84,7 @@ class Usbipa:
         self._is_module_loaded = is_module_loaded
         self._overrides = overrides
         self._policy = AcceptPolicy()
+        self._asleep = False
 
     # As peers see it.
 
@@ -96,6 +97,8 @@ class Usbipa:
         return self._policy.dead_after
 
     async def admit(self, offer: Offer) -> Life:
+        if self._asleep:
+            raise RefusedFault("this host is about to sleep")
         decision = self._decide(offer)
         if not decision.accept:
             raise RefusedFault(f"rule {decision.rule}: {decision.why}")
@@ -117,6 +120,15 @@ class Usbipa:
         self._sockets.configure(self._overrides.apply(policy.listen))
         self._policy = policy
         await self.end_rejected()
+
+    async def fall_asleep(self) -> None:
+        """Ends every import cleanly before the machine sleeps: the nodes see it at once, and come again."""
+        self._asleep = True
+        await self._keeper.end_all("this host goes to sleep")
+
+    def wake_up(self) -> None:
+        """Accepts again."""
+        self._asleep = False
 
     async def end_imports_of(self, node: str) -> None:
         """Ends the imports of a node that may not come any more, and returns when their ports are free."""

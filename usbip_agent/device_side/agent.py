@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass, replace
 
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions, Explanation, ExplanationStep
@@ -43,6 +43,8 @@ class Outlets:
     status_line: Callable[[str], None]
     reconsider: Callable[[], None]
     """Something is waited for, or no longer."""
+    claim: Callable[[AgentPolicy, frozenset[str]], Awaitable[None]]
+    """Has udev mark what the policy connects, but for busids that are held; returns when it knows."""
 
 
 class Agent:
@@ -145,6 +147,15 @@ class Agent:
         for keeper in list(self._keepers.values()):
             keeper.apply(keeper.export.wake_up())
 
+    def hosts_in_use(self) -> tuple[Host, ...]:
+        """The hosts that devices are connected to, or should be."""
+        hosts: dict[Host, None] = {}
+        for export in self.exports():
+            hosts |= dict.fromkeys(export.decision.hosts)
+            if export.connection is not None:
+                hosts[export.connection.host] = None
+        return tuple(hosts)
+
     @property
     def policy(self) -> AgentPolicy:
         """The configuration as it was applied last."""
@@ -198,11 +209,15 @@ class Agent:
 
     async def disconnect(self, bus_id: str, options: DisconnectOptions) -> None:
         """Gives a device back and holds it."""
-        await self._keeper(bus_id, options.vudc).disconnect()
+        keeper = self._keeper(bus_id, options.vudc)
+        await self._outlets.claim(self._policy, self.held | {bus_id})
+        await keeper.disconnect()
 
     async def reload(self) -> None:
         """Applies the configuration as it stands now; InvalidConfiguration leaves everything as it was."""
-        self._policy = await in_thread("reload", self._load_policy)
+        policy = await in_thread("reload", self._load_policy)
+        await self._outlets.claim(policy, self.held)
+        self._policy = policy
         log.info("configuration loaded: %d rules, %d hosts", len(self._policy.rules), len(self._policy.hosts))
         for keeper in list(self._keepers.values()):
             keeper.apply(keeper.export.policy_changed(self._policy.decide(keeper.export.device)))

@@ -54,7 +54,8 @@ class Attempt:
         self.exporter.require_module()
         if self.exporter.link_status(device) is LinkStatus.USED:
             raise BusyFault(f"{device.bus_id} is exported by something else on this machine")
-        await self.guard.examine(device, hosts)
+        if not self.exporter.holds(device):
+            await self.guard.examine(device, hosts)
         faults: list[tuple[Host, Fault]] = []
         for host in hosts:
             try:
@@ -83,6 +84,8 @@ class Attempt:
     async def _claim(self, device: Device) -> None:
         if self.exporter.link_status(device) is LinkStatus.ERROR:
             await self.exporter.give_back(device)  # a fresh bind is what a stub in ERROR needs
+        if self.exporter.holds(device):
+            return
         async with self.guard.keeping_still(device):
             await self.exporter.claim(device)
 

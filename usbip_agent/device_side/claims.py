@@ -29,6 +29,11 @@ class Claims:
         self._told = policy, held
         self._put(claim_rules(policy, held))
 
+    async def claim(self, policy: AgentPolicy, held: frozenset[str]) -> None:
+        """As ``follow``; returns when udev knows, so that what comes next is handled by it."""
+        self.follow(policy, held)
+        await self.settled()
+
     async def withdraw(self) -> None:
         """Marks nothing any more: the devices are local ones again."""
         self._told = None

@@ -106,7 +106,7 @@ class Export:
 
     def try_now(self) -> Actions:
         """Something has changed (the network, a name, the end of a sleep) that may help what waits."""
-        return self._anew() if self._waiting else ()
+        return self._anew() if self._waiting or self._blocked else ()
 
     def usage_changed(self) -> Actions:
         """What stands on this machine's devices has changed: what is blocked is examined again."""
@@ -172,9 +172,7 @@ class Export:
                 self.reason = fault.what
                 return self._settle()
         if isinstance(fault, BlockedFault):
-            self._blocked = True
-            self._show(ExportState.BLOCKED, str(fault))
-            return self._settle()
+            return self._block(str(fault))
         if isinstance(fault, NotExportableFault):
             self._parked = True
             self._show(ExportState.FAILED, str(fault))
@@ -228,7 +226,7 @@ class Export:
 
     def timer_due(self) -> Actions:
         """It is time for the next attempt."""
-        self._waiting = False
+        self._waiting = self._blocked = False
         return self._settle()
 
     def unplugged(self) -> Actions:
@@ -251,7 +249,7 @@ class Export:
     @property
     def waits_for(self) -> tuple[Host, ...]:
         """The hosts that would be tried if something helped; none unless the device waits."""
-        return self._wanted() if self._waiting else ()
+        return self._wanted() if self._waiting and not self._blocked else ()
 
     @property
     def would_return_to(self) -> tuple[Host, ...]:
@@ -313,9 +311,7 @@ class Export:
             return self._settle_unwanted()
         if self.connection is not None:
             return () if self.connection.host in wanted else self._release()
-        if self._blocked and self.claimed:
-            return self._release()
-        if self._parked or self._blocked or self._waiting:
+        if self._parked or self._waiting:
             return ()
         return self._attempt(wanted)
 
@@ -356,9 +352,17 @@ class Export:
             return (*timer, *self._release())
         return timer
 
-    def _wait_for(self, delay: float, reason: str) -> Actions:
+    def _block(self, reason: str) -> Actions:
+        """Not everything that blocks says when it ends (a logout, a file system still being written out)."""
+        self._blocked = True
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.attempts + 1, 10))
+        self.attempts += 1
+        timer = self._wait_for(delay, reason, ExportState.BLOCKED)
+        return (*timer, *self._release()) if self.claimed else timer
+
+    def _wait_for(self, delay: float, reason: str, state: ExportState = ExportState.WAITING) -> Actions:
         self._waiting = True
-        self._show(ExportState.WAITING, reason)
+        self._show(state, reason)
         self.next_attempt = self.clocks.wall() + int(delay * 1_000_000)
         return (StartTimer(delay),)
 
@@ -378,5 +382,5 @@ class Export:
         if state is not self.state:
             self.since = self.clocks.wall()
         self.state, self.reason = state, reason
-        if state is not ExportState.WAITING:
+        if state not in (ExportState.WAITING, ExportState.BLOCKED):
             self.next_attempt = 0

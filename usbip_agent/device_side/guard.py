@@ -12,7 +12,7 @@ from usbip_agent.blocking import in_thread
 from usbip_agent.device import Device, Kind
 from usbip_agent.device_side.interlock import reasons_against
 from usbip_agent.errors import BlockedFault, BusyFault, UnreachableFault
-from usbip_agent.kernel.block_devices import keep_still
+from usbip_agent.kernel.block_devices import flush, keep_still
 from usbip_agent.kernel.usage import has_network_interface, read_usage
 from usbip_agent.policy.hosts import Host
 from usbip_agent.transport.names import endpoints_of
@@ -26,6 +26,8 @@ class Guard:
     """What is asked before a device is taken. *forced*: its rule says that it is taken all the same."""
 
     forced: bool = False
+    hosts_in_use: tuple[Host, ...] = ()
+    """Those that other devices are connected to, or should be."""
 
     async def examine(self, device: Device, hosts: tuple[Host, ...]) -> None:
         """BlockedFault with every reason against taking *device* for a connection to *hosts*."""
@@ -34,8 +36,9 @@ class Guard:
         directory = Path(device.sys_path)
         addresses: dict[str, tuple[str, ...]] = {}
         if has_network_interface(directory):
-            found = await asyncio.gather(*(_addresses_of(host) for host in hosts))
-            addresses = {host.name: each for host, each in zip(hosts, found)}
+            needed = tuple({host.name: host for host in (*hosts, *self.hosts_in_use)}.values())
+            found = await asyncio.gather(*(_addresses_of(host) for host in needed))
+            addresses = {host.name: each for host, each in zip(needed, found)}
         every = [address for each in addresses.values() for address in each]
         usage = await in_thread(f"examine {device.bus_id}", lambda: read_usage(directory, every))
         reasons = reasons_against(usage, addresses)
@@ -45,7 +48,11 @@ class Guard:
     @asynccontextmanager
     async def keeping_still(self, device: Device) -> AsyncIterator[None]:
         """What was written to the device has arrived, and nobody can begin to use it meanwhile."""
-        if self.forced or device.kind is Kind.VUDC:
+        if device.kind is Kind.VUDC:
+            yield
+            return
+        if self.forced:
+            await flush(Path(device.sys_path))
             yield
             return
         try:

@@ -40,6 +40,7 @@ class Surroundings:
     watcher: LinkWatcher
     records: RecordStore[ExportRecord]
     notifier: Notifier
+    hosts_in_use: Callable[[], tuple[Host, ...]]
     on_change: Callable[[DeviceReport], None]
     on_drop: Callable[[str], None]
 
@@ -151,7 +152,7 @@ class Keeper:
 
     async def _attempt(self, device: Device, hosts: tuple[Host, ...]) -> Actions:
         exporter = self._around.exporter_of(device)
-        guard = Guard(forced=self.export.decision.force or exporter.holds(device))
+        guard = Guard(self.export.decision.force, self._around.hosts_in_use())
         attempt = Attempt(exporter, guard, self._around.dial, self._progressed, self._leave_word)
         try:
             host, stream = await attempt.connect(device, hosts)

@@ -89,14 +89,13 @@ class _Daemon:
         leftovers = Leftovers(records, stored, self._notifier)
         watcher = LinkWatcher()
         outlets = Outlets(self._publish, self._withdraw, self._notifier.status,
-                          lambda: self._reconsider(agent))
+                          lambda: self._reconsider(agent), self._claims.claim)
         agent = Agent(self._policy, self._load_policy,
                       lambda agent: self._surroundings(agent, watcher, records), outlets, leftovers)
         self._presence = Presence(lambda shown: serve_agent(agent, reports=shown), agent.reports)
         await self._presence.join()
         self._triggers = Triggers(agent, self._dial)
-        self._claims.follow(self._policy, frozenset())
-        await self._claims.settled()
+        await self._claims.claim(self._policy, frozenset())
         mounts, sleep = MountWatch(agent.usage_changed), _sleep_watch(agent)
         mounts.start()
         sleep.start()
@@ -121,8 +120,8 @@ class _Daemon:
             log.info("restarting: connected devices stay connected")
             agent.leave_everything()
         else:
-            await agent.give_everything_back()
             await self._claims.withdraw()
+            await agent.give_everything_back()
         await presence.leave()
         await self._notifier.drain(DRAIN_DEADLINE)
 
@@ -130,7 +129,8 @@ class _Daemon:
                       records: RecordStore[ExportRecord]) -> Surroundings:
         return Surroundings(
             exporter_of=self._exporter_of, dial=self._dial, watcher=watcher, records=records,
-            notifier=self._notifier, on_change=agent.changed, on_drop=agent.dropped)
+            notifier=self._notifier, hosts_in_use=agent.hosts_in_use, on_change=agent.changed,
+            on_drop=agent.dropped)
 
     def _exporter_of(self, device: Device) -> Exporter:
         if device.kind is Kind.VUDC:

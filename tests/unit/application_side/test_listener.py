@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
 from usbip_agent.application_side import listener as room
-from usbip_agent.application_side.listener import Listeners, addresses_of, open_sockets
+from usbip_agent.application_side.listener import Listeners
+from usbip_agent.application_side.listening_sockets import Shelf, addresses_of, open_sockets
 from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.errors import UnavailableFault
 from usbip_agent.policy.usbipa import Listener, ListenerTransport
+from usbip_agent.service.notify import StoredDescriptor
 
 PLAIN = frozenset({ListenerTransport.PLAIN})
 BOTH = (4, 6)
@@ -86,7 +89,7 @@ def test_the_star_is_both_families(address: str, versions: tuple[int, ...], boun
 
 
 def test_the_star_listens_on_both_without_a_clash() -> None:
-    sockets = open_sockets(listener("*"), BOTH)
+    sockets = open_sockets(listener("*"), BOTH, Shelf())
     families = {each.family for each in sockets}
     for each in sockets:
         each.close()
@@ -94,23 +97,21 @@ def test_the_star_listens_on_both_without_a_clash() -> None:
 
 
 def test_an_address_that_comes_up_later_can_be_listened_on() -> None:
-    [bound] = open_sockets(listener("192.0.2.77"), BOTH)
+    [bound] = open_sockets(listener("192.0.2.77"), BOTH, Shelf())
     bound.close()
 
 
-def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = room._open_socket
+def test_a_machine_without_ipv6_listens_on_ipv4() -> None:
+    class OnlyIpv4(Shelf):
+        def take(self, address: str, port: int) -> socket.socket:
+            if ":" in address:
+                raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+            return super().take(address, port)
 
-    def only_ipv4(address: str, port: int) -> socket.socket:
-        if ":" in address:
-            raise OSError(errno.EAFNOSUPPORT, "no IPv6")
-        return real(address, port)
-
-    monkeypatch.setattr(room, "_open_socket", only_ipv4)
-    [bound] = open_sockets(listener("*"), BOTH)
+    [bound] = open_sockets(listener("*"), BOTH, OnlyIpv4())
     bound.close()
     with pytest.raises(UnavailableFault):
-        open_sockets(listener("*"), (6,))
+        open_sockets(listener("*"), (6,), OnlyIpv4())
 
 
 def test_a_taken_port_is_said_with_a_cure() -> None:
@@ -118,7 +119,7 @@ def test_a_taken_port_is_said_with_a_cure() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(UnavailableFault, match="something else does.*usbipd.*another port"):
-            open_sockets(listener(port=other.getsockname()[1]), BOTH)
+            open_sockets(listener(port=other.getsockname()[1]), BOTH, Shelf())
 
 
 async def test_a_connection_is_served(listeners: Listeners, guests: Guests) -> None:
@@ -229,3 +230,51 @@ def test_a_stranger_is_an_address_or_a_network() -> None:
     assert origin_of("10.9.0.7") == "10.9.0.7"
     assert origin_of("2001:db8::7") == origin_of("2001:db8::ffff:8") == "2001:db8::/64"
     assert origin_of("fe80::1%eth0") == "fe80::/64"
+
+
+class Store:
+    """systemd's store: dups by name."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+    def store(self, name: str, descriptor: int) -> None:
+        self.kept[name] = os.dup(descriptor)
+
+    def forget(self, name: str) -> None:
+        os.close(self.kept.pop(name))
+
+    def passed_on(self) -> list[StoredDescriptor]:
+        return [StoredDescriptor(name, descriptor) for name, descriptor in self.kept.items()]
+
+
+async def test_who_dials_during_a_restart_is_queued_and_not_refused(guests: Guests) -> None:
+    store, where = Store(), listener()
+    before = Listeners(guests.serve, (4,), Shelf(store))
+    before.configure([where])
+    before.start()
+    await before.close()
+    with await connect(where):
+        shelf = Shelf(Store())
+        shelf.put(store.passed_on())
+        after = Listeners(guests.serve, (4,), shelf)
+        after.configure([where])
+        after.start()
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+        guests.let_go.set()
+        await after.close()
+
+
+async def test_a_socket_that_is_not_wanted_any_more_is_closed_at_the_next_start(guests: Guests) -> None:
+    store, where = Store(), listener()
+    before = Listeners(guests.serve, (4,), Shelf(store))
+    before.configure([where])
+    await before.close()
+    shelf = Shelf()
+    shelf.put(store.passed_on())
+    after = Listeners(guests.serve, (4,), shelf)
+    after.configure([])
+    after.start()
+    with pytest.raises(ConnectionRefusedError):
+        await connect(where)
+    await after.close()

@@ -132,10 +132,11 @@ def test_a_reload_tries_at_once_what_waits_or_has_failed() -> None:
 def test_a_blocked_device_is_examined_again_when_usage_changes() -> None:
     export = Export(STICK, TO_LAB, Time().clocks)
     export.begin()
-    assert export.attempt_failed(BlockedFault("/dev/sda1 is mounted"), claimed=False) == ()
+    assert export.attempt_failed(BlockedFault("/dev/sda1 is mounted"), claimed=False) == (StartTimer(2.0),)
     assert (export.state, export.reason) == (ExportState.BLOCKED, "/dev/sda1 is mounted")
-    assert export.try_now() == ()
-    assert export.usage_changed() == (StartAttempt(STICK, (LAB,)),)
+    assert export.usage_changed() == (StopTimer(), StartAttempt(STICK, (LAB,)))
+    assert export.attempt_failed(BlockedFault("alice is logged in"), claimed=False) == (StartTimer(4.0),)
+    assert export.timer_due() == (StartAttempt(STICK, (LAB,)),)
 
 
 def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:

@@ -22,8 +22,7 @@ from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import ExportState
 
-RESTING = {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED, ExportState.FAILED,
-           ExportState.BLOCKED}
+RESTING = {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED, ExportState.FAILED}
 """The states that only an event from outside leaves."""
 
 
@@ -176,7 +175,7 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def waiting_says_until_when(self) -> None:
         if hasattr(self, "export") and not self.dropped and self.work is None:
-            waits = self.export.state is ExportState.WAITING and not self.asleep
+            waits = self.export.state in (ExportState.WAITING, ExportState.BLOCKED) and not self.asleep
             assert waits is self.timer
             assert (self.export.report().next_attempt > 0) is waits
 

@@ -72,7 +72,8 @@ def credentials(identity: Identity) -> Credentials:
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
-    return {name: ensure_identity(tmp_path_factory.mktemp(name), name) for name in ("lab", "kitchen", "thief")}
+    names = ("lab", "kitchen", "thief")
+    return {name: ensure_identity(tmp_path_factory.mktemp(name), name) for name in names}
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def place(identities: dict[str, Identity]) -> Place:
     return Place(identities["lab"], Guests({"pi-kitchen": identities["kitchen"]}), listening)
 
 
-async def meet(place: Place, dialler: Dialler, entry: Host | None = None) -> tuple[Stream | Fault, Stream | Fault]:
+async def meet(place: Place, dialler: Dialler, entry: Host | None = None,
+               ) -> tuple[Stream | Fault, Stream | Fault]:
     """What the dialling side and the accepting side each got."""
     outcomes = await asyncio.gather(dialler(entry or place.entry), place.admit(), return_exceptions=True)
     place.socket.close()
