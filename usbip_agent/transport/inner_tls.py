@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from usbip_agent.errors import DeadlineFault, Fault, ProtocolFault
 from usbip_agent.transport.relay import start_relay
 from usbip_agent.transport.stream import Stream, plain_stream
+from usbip_agent.transport.tls import HOW_TO_ENROL
 from usbip_agent.transport.tls_link import TlsLink
 from usbip_agent.transport.websocket import WebSocketLink
 
@@ -34,7 +35,8 @@ async def tls_inside(websocket: WebSocketLink, context: ssl.SSLContext, verify: 
     The stream's ``address`` is that of the reverse proxy. On an exception the WebSocket is closed.
     """
     peer = "the node" if server_side else "the host"
-    tls = TlsLink(websocket, context, server_side=server_side, server_hostname=server_hostname, peer=peer)
+    tls = TlsLink(websocket, context, server_side=server_side, server_hostname=server_hostname, peer=peer,
+                  hint="" if server_side else HOW_TO_ENROL)
     try:
         stream = _outer_stream(websocket)
         async with asyncio.timeout(deadline):

@@ -52,7 +52,7 @@ async def start_relay(link: DuplexLink, on_fault: Callable[[Fault], None] | None
                       ) -> tuple[socket.socket, Callable[[], Awaitable[None]]]:
     """A non-blocking socket that stands for *link*, for the kernel to have, and what ends both.
 
-    *on_fault* is told what ended the link, where that was no orderly end; never after the socket ended.
+    *on_fault* is told what ended the link, where that was no orderly end; without it, the journal is.
     """
     relay = Relay(link, on_fault)
     return relay.socket, relay.end
@@ -92,7 +92,7 @@ class Relay:
 
     def __init__(self, link: DuplexLink, on_fault: Callable[[Fault], None] | None = None) -> None:
         self._link = link
-        self._on_fault = on_fault
+        self._on_fault: Callable[[Fault], None] | None = on_fault or _note
         self._ours, self.socket = socket.socketpair()
         self._ours.setblocking(False)
         self.socket.setblocking(False)
@@ -163,6 +163,10 @@ class Relay:
         elif self._on_fault is not None:
             on_fault, self._on_fault = self._on_fault, None
             on_fault(error)
+
+
+def _note(fault: Fault) -> None:
+    log.info("a connection through a relay ended: %s", fault)
 
 
 def _is_unread(inward: asyncio.Task[bool]) -> bool:

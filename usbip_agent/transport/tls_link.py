@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from usbip_agent.errors import Fault, ProtocolFault, RefusedFault, UnreachableFault
+from usbip_agent.errors import Fault, ProtocolFault, RefusedFault
 from usbip_agent.text import printable
 from usbip_agent.transport.relay import CHUNK, Buffer, DuplexLink
 
@@ -19,15 +19,15 @@ FAREWELL = 1.0
 
 
 class TlsLink:
-    """TLS over the link *below*. Faults of the handshake name the other end as *peer*: ``the host``."""
+    """TLS over the link *below*. Faults name the other end as *peer*, and give *hint* when it refuses us."""
 
     def __init__(self, below: DuplexLink, context: ssl.SSLContext, *, server_side: bool = False,
-                 server_hostname: str | None = None, peer: str = "the other side") -> None:
+                 server_hostname: str | None = None, peer: str = "the other side", hint: str = "") -> None:
         self._below = below
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname)
-        self._peer = peer
+        self._peer, self._hint = peer, hint
         self._buffer = memoryview(bytearray(CHUNK))
         self._writing = asyncio.Lock()
         self._is_torn = False
@@ -47,7 +47,7 @@ class TlsLink:
         return self._tls.getpeercert()
 
     async def handshake(self) -> None:
-        """RefusedFault or UnreachableFault over certificates, ProtocolFault. The caller sets the deadline."""
+        """RefusedFault over certificates, ProtocolFault over anything else. The caller sets the deadline."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -59,7 +59,7 @@ class TlsLink:
                     raise ProtocolFault(f"{self._peer} hung up in the TLS handshake") from None
             except ssl.SSLError as error:
                 await self._flush_quietly()
-                raise tls_fault(error, self._peer) from None
+                raise tls_fault(error, self._peer, self._hint) from None
         await self._flush()
 
     async def receive(self) -> Buffer:
@@ -81,7 +81,7 @@ class TlsLink:
                 try:
                     self._tls.write(whole[start:start + PIECE])
                 except ssl.SSLError as error:
-                    raise self._fault or tls_fault(error, self._peer) from None
+                    raise self._fault or tls_fault(error, self._peer, self._hint) from None
                 await self._write_outgoing()
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class TlsLink:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self._has_ended = True
         except ssl.SSLError as error:
-            self._fault = tls_fault(error, self._peer)
+            self._fault = tls_fault(error, self._peer, self._hint)
         return filled
 
     def _flush_soon(self) -> None:
@@ -156,13 +156,16 @@ class TlsLink:
             self._is_torn = False
 
 
-def tls_fault(error: ssl.SSLError, peer: str) -> Fault:
+def tls_fault(error: ssl.SSLError, peer: str, hint: str) -> Fault:
     """What an error of OpenSSL means to somebody who has to do something about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return UnreachableFault(f"the certificate of {peer} is not valid: {printable(error.verify_message)}")
+        return RefusedFault(f"the certificate of {peer} is not accepted: {printable(error.verify_message)}")
     reason = (error.reason or "unknown").lower().replace("_", " ")
     if "alert" in reason:
-        return RefusedFault(f"{peer} refuses our TLS: {reason.partition('alert ')[2] or reason}")
+        alert = reason.partition("alert ")[2] or reason
+        if "certificate" in alert or alert == "unknown ca":
+            return RefusedFault(f"{peer} does not know this node's certificate ({alert})", hint=hint)
+        return RefusedFault(f"{peer} refuses our TLS ({alert})")
     if reason in ("wrong version number", "http request", "packet length too long", "unknown protocol"):
         return ProtocolFault(f"{peer} does not speak TLS there")
     return ProtocolFault(f"TLS with {peer} failed: {reason}")

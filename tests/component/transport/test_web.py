@@ -179,8 +179,11 @@ async def test_a_node_that_the_hosts_tls_does_not_know(identities: Identities) -
         else:
             assert await ended(ours.socket)
             await ours.close()
-        assert [str(fault) for fault in faults] == ["the host refuses our TLS: unknown ca"]
-        assert "certificate of the node is not valid" in str(await host.fault())
+        (refusal,) = faults
+        assert isinstance(refusal, RefusedFault)
+        assert refusal.what == "the host does not know this node's certificate (unknown ca)"
+        assert "join" in refusal.hint
+        assert "certificate of the node is not accepted" in str(await host.fault())
 
 
 async def test_a_node_that_the_host_refuses_after_the_handshake(identities: Identities) -> None:
@@ -233,7 +236,7 @@ async def test_what_the_reverse_proxy_answers_instead(
 
 async def test_a_reverse_proxy_with_another_certificate(identities: Identities) -> None:
     async with server_that(answering(b""), accepting(identities.stranger)) as port:
-        with pytest.raises(UnreachableFault, match="certificate of 127.0.0.1 is not valid: self.signed"):
+        with pytest.raises(RefusedFault, match="certificate of 127.0.0.1 is not accepted: self.signed"):
             await dialled(identities, port)
 
 
@@ -241,7 +244,7 @@ async def test_a_reverse_proxy_of_another_name(identities: Identities, tmp_path:
     elsewhere = make_identity(tmp_path, "elsewhere", address="192.0.2.1")
     identities = Identities(elsewhere, identities.host, identities.node, identities.stranger)
     async with server_that(answering(b""), accepting(elsewhere)) as port:
-        with pytest.raises(UnreachableFault, match="is not valid: IP address mismatch"):
+        with pytest.raises(RefusedFault, match="is not accepted: IP address mismatch"):
             await dialled(identities, port)
 
 
