@@ -155,8 +155,8 @@ class UnknownNodeFault(Fault):
 
 ALL_FAULTS: Final[tuple[type[Fault], ...]] = (
     Fault, UsageFault, ConfigurationFault, UnavailableFault, ModuleFault, UnknownDeviceFault,
-    UnknownNodeFault, NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault,
-    KernelFault, NoFreePortFault, BusyFault, BlockedFault, PermissionFault,
+    UnknownNodeFault, NotExportableFault, UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault,
+    IdentityFault, KernelFault, NoFreePortFault, BusyFault, BlockedFault, PermissionFault,
 )
 
 
