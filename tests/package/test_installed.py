@@ -37,11 +37,45 @@ def test_without_a_daemon_status_is_one_line_and_exit_69(installed: BareSystem, 
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-@SERVICES
-def test_configuration_is_for_root_only(installed: BareSystem, service: Service) -> None:
-    for path, mode in ((service.configuration, 0o600), (service.drop_ins, 0o700)):
+def test_configuration_of_the_agent_is_for_root_only(installed: BareSystem) -> None:
+    for path, mode in ((AGENT.configuration, 0o600), (AGENT.drop_ins, 0o700)):
         found = installed.path(str(path)).stat()
         assert (S_IMODE(found.st_mode), found.st_uid) == (mode, 0), path
+
+
+def test_usbipa_has_a_user_who_reads_its_configuration_and_changes_nothing(installed: BareSystem) -> None:
+    user, group = installed.checked("id", "-u", "usbipa"), int(installed.checked("id", "-g", "usbipa"))
+    assert 0 < int(user) < 1000
+    assert installed.checked("id", "-Gn", "usbipa") == "usbipa\n"
+    assert installed.checked("getent", "passwd", "usbipa").endswith("/nologin\n")
+    for path, mode in ((USBIPA.configuration, 0o640), (USBIPA.drop_ins, 0o750),
+                       (USBIPA.configuration.parent, 0o750)):
+        found = installed.path(str(path)).stat()
+        assert (S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, 0, group), path
+    installed.checked("runuser", "-u", "usbipa", "--", "usbipa", "check")
+
+
+def test_modes_that_the_administrator_has_set_are_kept(bare: BareSystem, debs: list[Path]) -> None:
+    changed = str(USBIPA.drop_ins)
+    bare.checked("dpkg-statoverride", "--add", "root", "root", "0700", changed)
+    install(bare, debs)
+    found = bare.path(changed).stat()
+    assert (S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o700, 0, 0)
+    names = [f"/root/debs/{deb.name}" for deb in debs]
+    bare.checked("apt-get", "-q", "-y", "--no-install-recommends", "--reinstall", "install", *names)
+    assert S_IMODE(bare.path(changed).stat().st_mode) == 0o700
+
+
+def test_openssl_takes_the_configuration_of_the_daemons(installed: BareSystem) -> None:
+    """With it ChaCha20 comes first; without it, as for commands, all is as OpenSSL has it."""
+    first = "import ssl; print(ssl.create_default_context().get_ciphers()[0]['name'])"
+    path = "/usr/share/usbip-agent/openssl.cnf"
+    for unit in (AGENT.unit, USBIPA.unit):
+        shown = installed.path(f"/lib/systemd/system/{unit}").read_text()
+        assert f"\nEnvironment=OPENSSL_CONF={path}\n" in shown
+    said = installed.checked("env", f"OPENSSL_CONF={path}", "/usr/bin/python3", "-c", first)
+    assert said == "TLS_CHACHA20_POLY1305_SHA256\n"
+    assert installed.checked("/usr/bin/python3", "-c", first) != said
 
 
 @SERVICES
@@ -68,7 +102,7 @@ def test_dbus_files_belong_together(installed: BareSystem, service: Service) -> 
 @SERVICES
 def test_module_is_loaded_at_boot(installed: BareSystem, service: Service) -> None:
     listed = installed.path(f"/usr/lib/modules-load.d/{service.command}.conf").read_text().splitlines()
-    assert service.module in listed
+    assert {service.module, "tls"} <= set(listed)
 
 
 def test_udev_accepts_the_rules(installed: BareSystem, suite: str) -> None:
@@ -90,7 +124,7 @@ def test_purge_leaves_nothing_behind(bare: BareSystem, debs: list[Path]) -> None
     install(bare, debs)
     for service in (AGENT, USBIPA):
         for directory in (service.state_directory, service.runtime_directory):
-            bare.path(str(directory)).mkdir()
+            bare.path(str(directory)).mkdir(exist_ok=True)
             bare.path(f"{directory}/left").write_text("by the daemon")
     names = [deb.name.split("_")[0] for deb in debs]
     bare.checked("apt-get", "-q", "-y", "purge", *names)
