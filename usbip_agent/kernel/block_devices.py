@@ -66,12 +66,8 @@ class BlockUsage:
 
 def blocks_below(directory: Path, places: Places) -> tuple[Block, ...]:
     """The disks and partitions of the USB device in *directory* itself."""
-    found = []
-    top = directory.resolve()
-    for entry in entries(places.sys / "class/block"):
-        if entry.resolve().is_relative_to(top):
-            found.append(_block(entry, places))
-    return tuple(found)
+    return tuple(_block(entry, places)
+                 for entry in sysfs.class_members(places.sys / "class/block", directory))
 
 
 def blocks_upon(blocks: Iterable[Block], places: Places) -> tuple[Block, ...]:

@@ -57,6 +57,8 @@ def sessions(places: Places) -> tuple[Session, ...]:
 
 def seats_without(directory: Path, places: Places) -> tuple[Seat, ...]:
     """The seats in use whose only keyboard is the USB device in *directory*."""
+    if not sysfs.class_members(places.sys / "class/input", directory):
+        return ()
     top = directory.resolve()
     own: set[str] = set()
     others: set[str] = set()
@@ -81,9 +83,7 @@ def keyboards(places: Places) -> Iterator[Path]:
 
 def terminals_below(directory: Path, places: Places) -> frozenset[str]:
     """``ttyUSB0``, … of the USB device in *directory*."""
-    top = directory.resolve()
-    return frozenset(
-        entry.name for entry in entries(places.sys / "class/tty") if entry.resolve().is_relative_to(top))
+    return frozenset(entry.name for entry in sysfs.class_members(places.sys / "class/tty", directory))
 
 
 def console_terminals(places: Places) -> frozenset[str]:

@@ -59,6 +59,29 @@ def write(attribute: Path, value: str) -> None:
             errno=error.errno or errno.EIO) from None
 
 
+def class_members(class_directory: Path, device: Path) -> list[Path]:
+    """What of a class (``/sys/class/tty``) is on *device*, a directory of it or a link to one; by name.
+
+    A class may have hundreds of members. What each links to is told by its text: following the links would
+    take a look at every directory on the way.
+    """
+    top = f"{os.path.realpath(device)}/"
+    try:
+        real = os.path.realpath(class_directory)
+        names = sorted(os.listdir(real))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        try:
+            target = os.readlink(f"{real}/{name}")
+        except OSError:
+            continue  # it has just gone
+        if os.path.normpath(os.path.join(real, target)).startswith(top):
+            found.append(class_directory / name)
+    return found
+
+
 def driver_of(directory: Path) -> str:
     """The name of the driver that holds the device in *directory*, empty when none does."""
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from usbip_agent.kernel import sysfs
 from usbip_agent.kernel.block_devices import BlockUsage, Places, block_usage, entries
 from usbip_agent.kernel.seats import (
     Seat, Session, console_terminals, seats_without, sessions, terminals_below)
@@ -52,13 +53,13 @@ def read_usage(directory: Path, addresses: Iterable[str], places: Places = Place
         blocks=block_usage(directory, places),
         ways=tuple(_ways(directory, addresses, places, routes)),
         seats=seats_without(directory, places),
-        consoles=tuple(sorted(terminals & console_terminals(places))),
+        consoles=tuple(sorted(terminals & console_terminals(places))) if terminals else (),
         logins=tuple(each for each in sessions(places) if each.terminal in terminals) if terminals else ())
 
 
 def _ways(directory: Path, addresses: Iterable[str], places: Places, routes: Routes) -> list[Way]:
-    net, top = places.sys / "class/net", directory.resolve()
-    own = {entry.name for entry in entries(net) if entry.resolve().is_relative_to(top)}
+    net = places.sys / "class/net"
+    own = {entry.name for entry in sysfs.class_members(net, directory)}
     if not own:
         return []
     found = [Way(interface, "") for interface in sorted(own & routes.uplinks())]
