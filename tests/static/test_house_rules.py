@@ -91,7 +91,9 @@ def test_no_command_goes_through_a_shell() -> None:
 
 
 def test_tests_wait_for_what_happens_and_never_sleep() -> None:
-    found = [shown(path, call.lineno) for path in TESTS for call, name in calls(path)
+    # The guest agent is no test: with nobody at the other end of its port there is nothing to be awaited.
+    tests = [path for path in TESTS if path.name != "guest_agent.py"]
+    found = [shown(path, call.lineno) for path in tests for call, name in calls(path)
              if name.split(".")[-1] == "sleep" and ast.unparse(call) != "asyncio.sleep(0)"]
     assert not found, "wait for the thing itself, with a deadline"
 
