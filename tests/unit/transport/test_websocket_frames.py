@@ -59,9 +59,9 @@ def test_any_bytes_are_payloads_or_a_fault(data: bytes, to_client: bool) -> None
 
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(b"GET / HTTP/1.1\r\n".__add__)
        | st.lists(st.sampled_from([b"GET / HTTP/1.1\r\n", b"Upgrade: websocket\r\n",
-                                   b"Connection: upgrade\r\n", b"Sec-WebSocket-Key: ", b"=\r\n", b"Sec-WebSocket-Version: 13\r\n",
-                                   b"Sec-WebSocket-Protocol: usbip\r\n", b"\xff", b"Connection: ,,\r\n",
-                                   b"\r\n"]))
+                                   b"Connection: upgrade\r\n", b"Sec-WebSocket-Key: ", b"=\r\n",
+                                   b"Sec-WebSocket-Version: 13\r\n", b"Sec-WebSocket-Protocol: usbip\r\n",
+                                   b"\xff", b"Connection: ,,\r\n", b"\r\n"]))
        .map(b"".join))
 def test_any_bytes_are_a_request_or_wait_for_more_or_are_a_fault(data: bytes) -> None:
     handshake = ServerHandshake()
