@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from usbip_agent.cli.doctor_machine import ask_daemon, check_clock, check_module, check_user, check_versions
 from usbip_agent.cli.findings import Finding, failed, ok, warning
 from usbip_agent.cli.output import counted
 from usbip_agent.cli.policies import agent_policy
-from usbip_agent.errors import Fault, PermissionFault
+from usbip_agent.errors import (
+    Fault, IdentityFault, PermissionFault, ProtocolFault, RefusedFault, UnreachableFault)
+from usbip_agent.identity.own import load_identity, state_directory
 from usbip_agent.kernel.stub import Stub
 from usbip_agent.names import Service
 from usbip_agent.policy.agent import AgentPolicy, Host
+from usbip_agent.policy.transports import Transport
 from usbip_agent.report import DeviceReport, ExportState, Report
-
-DIAL_DEADLINE: Final = 3.0
-"""Seconds for one address to answer."""
+from usbip_agent.transport.dial import Dialler
+from usbip_agent.transport.names import dialled
+from usbip_agent.transport.stream import Stream, receive_exactly
+from usbip_agent.transport.tls import HOW_TO_ENROL, Credentials
 
 ANSWER_DEADLINE: Final = 10.0
-"""Seconds for all hosts together: a resolver without its servers takes longer, and is not waited for."""
+"""Seconds for a host: its name, proxy, TLS and all. All hosts are asked at the same time."""
+
+OBJECTION_DEADLINE: Final = 2.0
+"""Seconds for a host to turn us away after the handshake."""
+
+Dial = Callable[[Host], Awaitable[Stream]]
 
 TABLE_SIZE: Final = 16
 """Entries of ``match_busid`` (drivers/usb/usbip/stub_main.c, MAX_BUSID)."""
@@ -47,8 +54,15 @@ def _check_configuration(service: Service) -> Iterator[Finding]:
         yield failed("configuration", fault.what, fault.hint)
         return
     yield judge_policy(service, policy)
-    for host, error in dial_all(policy.hosts):
-        yield judge_host(host, error)
+    if not policy.hosts:
+        return
+    try:
+        own = own_credentials(service)
+    except IdentityFault as fault:
+        yield failed("identity", fault.what, fault.hint)
+        return
+    for host, outcome in dial_all(policy.hosts, Dialler(lambda: own)):
+        yield judge_host(host, outcome, own is not None)
 
 
 def judge_policy(service: Service, policy: AgentPolicy) -> Finding:
@@ -60,57 +74,96 @@ def judge_policy(service: Service, policy: AgentPolicy) -> Finding:
               f"valid: {counted(len(policy.hosts), 'host')}, {counted(len(policy.rules), 'rule')}")
 
 
-def destination(host: Host) -> tuple[str, int]:
-    """Name or address, and TCP port."""
-    if host.url:
-        url = urlsplit(host.url)
-        return url.hostname or "", url.port or 443
-    return host.address, host.port
+def place_of(host: Host) -> str:
+    """Where *host* is dialled, in the words of its entry."""
+    through = f" through the proxy {host.proxy.host} port {host.proxy.port}" if host.proxy else ""
+    if host.url or host.service:
+        return f"{host.url or host.address}{through}"
+    return f"{host.address} port {host.port}{through}"
 
 
-def dial_all(hosts: Sequence[Host]) -> list[tuple[Host, OSError | None]]:
-    """Each host with the error of ``dial``, all at once. The threads are daemons: none holds up the end."""
-    errors: list[OSError | None] = [TimeoutError()] * len(hosts)
+def own_credentials(service: Service) -> Credentials | None:
+    """This node's own, as the daemon uses them; None for who may not read them, and before its first start.
 
-    def note(index: int) -> None:
-        errors[index] = dial(hosts[index])
-
-    threads = [threading.Thread(target=note, args=(index,), daemon=True) for index in range(len(hosts))]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + ANSWER_DEADLINE
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return list(zip(hosts, errors))
+    IdentityFault for damaged ones.
+    """
+    if os.geteuid() != 0:
+        return None
+    own = load_identity(state_directory(service))
+    return None if own is None else Credentials(own.certificate, own.key)
 
 
-def dial(host: Host) -> OSError | None:
-    """None when the host takes a connection, else why not."""
+def dial_all(hosts: Sequence[Host], dial: Dial) -> list[tuple[Host, str | Fault]]:
+    """Each host with the transport that it answered by, or why it did not; all are asked at once."""
+    async def ask_all() -> list[str | Fault]:
+        return await asyncio.gather(*(_ask(host, dial) for host in hosts))
+
+    return list(zip(hosts, asyncio.run(ask_all())))
+
+
+async def _ask(host: Host, dial: Dial) -> str | Fault:
     try:
-        with socket.create_connection(destination(host), timeout=DIAL_DEADLINE):
-            return None
-    except OSError as error:
-        return error
-    except UnicodeError:
-        return socket.gaierror(socket.EAI_NONAME, "this is no host name")
+        async with asyncio.timeout(ANSWER_DEADLINE):
+            stream = await dial(host)
+            try:
+                await _hear_objections(stream)
+                return stream.transport
+            finally:
+                await stream.close()
+    except TimeoutError:
+        return UnreachableFault(f"no answer for {ANSWER_DEADLINE:g} s")
+    except Fault as fault:
+        return fault
 
 
-def judge_host(host: Host, error: OSError | None) -> Finding:
-    """Tells apart what has different cures: name, refusal, silence, route."""
-    address, port = destination(host)
-    name, where = f"host {host.name}", f"{address} port {port}"
-    if error is None:
-        return ok(name, f"{where} takes connections")
-    if isinstance(error, socket.gaierror):
-        return failed(name, f"the name {address} cannot be looked up: {error.strerror}",
-                      f"getent hosts {address}; correct the address in the configuration, or the resolver")
-    if isinstance(error, ConnectionRefusedError):
-        return failed(name, f"{where}: connection refused",
-                      "start usbipa there (usbipa doctor), or correct the port")
-    if isinstance(error, TimeoutError):
-        return failed(name, f"{where}: no answer",
-                      "is the host up? does a firewall drop the packets? does its name server answer?")
-    return failed(name, f"{where}: {error.strerror or error}", "ip route; ping")
+async def _hear_objections(stream: Stream) -> None:
+    """Returns when the host waits for us to speak. Under TLS 1.3 it judges us when our half is done."""
+    try:
+        async with asyncio.timeout(OBJECTION_DEADLINE):
+            await receive_exactly(stream.socket, 1)
+    except TimeoutError:
+        return
+    except ProtocolFault as fault:
+        if stream.transport == "plain":
+            raise
+        raise RefusedFault(
+            f"{fault.what}; it may not know this node's certificate", hint=HOW_TO_ENROL) from None
+    raise ProtocolFault("something that speaks before it is asked: this is not usbipa")
+
+
+def judge_host(host: Host, outcome: str | Fault, is_known: bool) -> Finding:
+    """Tells apart what has different cures. *is_known*: we have shown a certificate, where one is wanted."""
+    name, where = f"host {host.name}", place_of(host)
+    if isinstance(outcome, Fault):
+        return failed(name, f"{where}: {outcome.what}", outcome.hint or _cure_of(host, outcome))
+    if is_known or host.transport is Transport.PLAIN or host.certificate is not None:
+        return ok(name, f"{where} answers by {outcome}")
+    return warning(name, f"{where} answers by {outcome}; whether it knows this node was not tried",
+                   "sudo usbip-agent doctor; the certificate is made when the daemon starts first")
+
+
+_CURES: Final = (
+    ("cannot resolve", "getent hosts {name}; correct the name in the configuration, or the resolver"),
+    ("connection refused", "start usbipa there (usbipa doctor), or correct the port"),
+    ("no answer", "is the host up? does a firewall drop the packets?"),
+    ("did not answer", "is it up? does a firewall drop the packets?"),
+    ("timed out", "is the host up? does a firewall drop the packets?"),
+    ("firewall", "nft list ruleset"),
+    ("unreachable", "ip route; ping"),
+    ("no route", "ip route; ping"),
+    ("cannot reach", "start usbipa there (usbipa doctor); may the proxy connect to it?"),
+    ("certificate", "correct that server's certificate, or have this machine trust who signed it"),
+    ("speak TLS", "is it usbipa that listens there, with tls among its transports?"),
+)
+"""What helps against what the dialler says, where it does not say so itself."""
+
+
+def _cure_of(host: Host, fault: Fault) -> str:
+    if fault.what.startswith("the proxy ") and isinstance(fault, UnreachableFault) and ": " in fault.what:
+        return f"correct the proxy of {host.name}, or see to it"
+    name = host.service or dialled(host)[0]
+    found = (cure for words, cure in _CURES if words in fault.what)
+    return next(found, "usbipa doctor there; journalctl -u usbipa says what it saw").format(name=name)
 
 
 def judge_table(count: int) -> Iterable[Finding]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import os
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,17 @@ from usbip_agent.cli.doctor_machine import judge_clock, judge_fault, judge_user
 from usbip_agent.cli.findings import Finding, Outcome, exit_status_of, failed, ok, warning
 from usbip_agent.cli.listening import listening_sockets, owner_of
 from usbip_agent.device import Speed
-from usbip_agent.errors import DeadlineFault, ExitStatus, UnavailableFault
+from usbip_agent.errors import (
+    DeadlineFault, ExitStatus, Fault, ProtocolFault, RefusedFault, UnavailableFault, UnreachableFault)
 from usbip_agent.kernel.vhci import Hub, PortRow, PortState
 from usbip_agent.names import AGENT, USBIPA
-from usbip_agent.policy.agent import Host, Transport
+from usbip_agent.policy.hosts import Host
+from usbip_agent.policy.proxy import Proxy
+from usbip_agent.policy.transports import Transport
 from usbip_agent.policy.usbipa import AcceptPolicy, Listener, ListenerTransport
 from usbip_agent.report import DeviceReport, ExportState
+from usbip_agent.transport.dial import Dialler
+from usbip_agent.transport.stream import Stream
 
 UNAVAILABLE = failed("module", "missing", "modprobe", ExitStatus.UNAVAILABLE)
 
@@ -47,43 +53,81 @@ def test_without_anything(command: Runner, name: str) -> None:
         assert bool(check["cure"]) == (check["outcome"] != "ok")
 
 
-@pytest.mark.parametrize(("error", "word"), [
-    (None, "takes connections"), (socket.gaierror(-2, "Name or service not known"), "cannot be looked up"),
-    (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "connection refused"),
-    (TimeoutError("timed out"), "no answer"),
-    (OSError(errno.ENETUNREACH, "Network is unreachable"), "unreachable")])
-def test_why_a_host_is_not_reached(error: OSError | None, word: str) -> None:
-    finding = doctor_agent.judge_host(Host("lab", "lab.example.net"), error)
-    assert finding.name == "host lab" and word in finding.what
-    assert (finding.outcome is Outcome.OK) == (error is None)
+LAB = Host("lab", "lab.example.net", transport=Transport.PLAIN)
+WEB = Host("web", transport=Transport.WSS, url="wss://lab.example.net/usbip")
+PROXIED = Host("lab", "lab.example.net", proxy=Proxy("proxy", 3128, "me", "secret"))
 
 
-def test_where_a_host_is() -> None:
-    assert doctor_agent.destination(Host("a", "192.0.2.1", 3241)) == ("192.0.2.1", 3241)
-    host = Host("a", transport=Transport.WSS, url="wss://lab.example.net/usbip")
-    assert doctor_agent.destination(host) == ("lab.example.net", 443)
+@pytest.mark.parametrize(("host", "fault", "cure"), [
+    (LAB, UnreachableFault("cannot resolve lab.example.net: unknown"), "getent hosts lab.ex"),
+    (WEB, UnreachableFault("cannot resolve lab.example.net: no answer for 10 s"), "getent"),
+    (LAB, UnreachableFault("connection refused"), "start usbipa there"),
+    (LAB, UnreachableFault("no answer for 10 s"), "firewall"),
+    (LAB, UnreachableFault("network unreachable"), "ip route"),
+    (LAB, UnreachableFault("a firewall of this machine forbids it"), "nft"),
+    (PROXIED, UnreachableFault("the proxy proxy port 3128: connection refused"), "the proxy of lab"),
+    (PROXIED, UnreachableFault("the proxy proxy port 3128 cannot reach lab (502)"), "may the proxy"),
+    (PROXIED, RefusedFault("the proxy says 407", hint="proxy: http://user:…"), "http://user"),
+    (WEB, UnreachableFault("lab.example.net cannot reach usbipa behind it (502)"), "start usbipa"),
+    (WEB, RefusedFault("the certificate of lab.example.net is not accepted: expired"), "trust who signed it"),
+    (LAB, ProtocolFault("the other side does not speak TLS on this port"), "is it usbipa"),
+    (LAB, ProtocolFault("what nobody has foreseen"), "journalctl -u usbipa")])
+def test_why_a_host_is_not_reached(host: Host, fault: Fault, cure: str) -> None:
+    finding = doctor_agent.judge_host(host, fault, True)
+    assert (finding.outcome, finding.name) == (Outcome.FAILED, f"host {host.name}")
+    assert fault.what in finding.what and cure in finding.cure
+    assert "secret" not in finding.what + finding.cure
 
 
-def test_dialling() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        accepting = threading.Thread(target=lambda: server.accept()[0].close())
-        accepting.start()
-        here = Host("here", "127.0.0.1", port)
-        assert doctor_agent.dial_all([here]) == [(here, None)]
-        accepting.join()
-    errors = [error for _, error in doctor_agent.dial_all([here, Host("odd", "a" * 64 + ".example", 1)])]
-    assert isinstance(errors[0], ConnectionRefusedError) and isinstance(errors[1], socket.gaierror)
+def test_hosts_that_answer() -> None:
+    assert doctor_agent.judge_host(LAB, "plain", False) == ok(
+        "host lab", "lab.example.net port 3240 answers by plain")
+    assert doctor_agent.judge_host(WEB, "wss", True).what == "wss://lab.example.net/usbip answers by wss"
+    seen = doctor_agent.judge_host(PROXIED, "tls", False)
+    assert seen.outcome is Outcome.WARNING and "through the proxy proxy port 3128 answers by tls" in seen.what
 
 
-def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = threading.Event()
+async def plainly(host: Host) -> Stream:
+    return await Dialler(lambda: None)(host)
+
+
+def here(port: int) -> Host:
+    return Host(f"port-{port}", "127.0.0.1", port, Transport.PLAIN)
+
+
+def test_dialling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once: one that is fine, one that hangs up, one that speaks first, one where nobody listens."""
+    monkeypatch.setattr(doctor_agent, "OBJECTION_DEADLINE", 0.2)
+    with ExitStack() as stack:
+        silent, rude, talker, gone = (
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4))
+        hosts = [here(server.getsockname()[1]) for server in (silent, rude, talker, gone)]
+        gone.close()
+
+        def answer() -> None:
+            rude.accept()[0].close()
+            connection, _ = talker.accept()
+            connection.sendall(b"SSH-2.0")
+            connection.close()
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        [fine, hung_up, spoke, refused] = [each for _, each in doctor_agent.dial_all(hosts, plainly)]
+        answering.join()
+    assert fine == "plain"
+    assert isinstance(hung_up, ProtocolFault) and "hung up without a word" in hung_up.what
+    assert isinstance(spoke, ProtocolFault) and "not usbipa" in spoke.what
+    assert isinstance(refused, UnreachableFault) and refused.what == "connection refused"
+
+
+def test_a_host_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_agent, "ANSWER_DEADLINE", 0.05)
-    monkeypatch.setattr(doctor_agent, "dial", lambda host: answered.wait(30) and None)
-    host = Host("slow", "slow.example")
-    [(found, error)] = doctor_agent.dial_all([host])
-    answered.set()
-    assert found is host and isinstance(error, TimeoutError)
+
+    async def hang(host: Host) -> Stream:
+        raise await asyncio.get_running_loop().create_future()
+
+    [(found, fault)] = doctor_agent.dial_all([LAB], hang)
+    assert found is LAB and isinstance(fault, UnreachableFault) and "no answer" in fault.what
 
 
 def test_devices_that_need_somebody() -> None:
