@@ -87,14 +87,22 @@ def run_program(program: Program, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return ExitStatus.FAILED
     except OSError as error:
         print_diagnostic(command, error.strerror or str(error))
+        _give_up_output()
         return ExitStatus.FAILED
     except Exception as error:
         return _internal_error(command, error, "--debug" in words)
+
+
+def _give_up_output() -> None:
+    """Python flushes stdout once more at its end; what cannot be written then would change our exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def line_of(fault: Fault) -> str:
