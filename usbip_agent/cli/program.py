@@ -90,15 +90,15 @@ def run_program(program: Program, words: Sequence[str]) -> int:
         _give_up_output()
         return ExitStatus.FAILED
     except OSError as error:
-        print_diagnostic(command, error.strerror or str(error))
         _give_up_output()
+        print_diagnostic(command, error.strerror or str(error))
         return ExitStatus.FAILED
     except Exception as error:
         return _internal_error(command, error, "--debug" in words)
 
 
 def _give_up_output() -> None:
-    """Python flushes stdout once more at its end; what cannot be written then would change our exit status."""
+    """What cannot be written now must not be tried again at Python's end: its exit status would be ours."""
     try:
         sys.stdout.flush()
     except OSError:
