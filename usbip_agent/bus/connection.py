@@ -63,8 +63,9 @@ class Connection(asyncio.Protocol):
             return
         self._transport.close()
         try:
-            await asyncio.wait_for(self.lost(), CLOSE_DEADLINE)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(CLOSE_DEADLINE):
+                await self.lost()
+        except TimeoutError:
             self._transport.abort()
             await self.lost()
 
@@ -80,8 +81,10 @@ class Connection(asyncio.Protocol):
         serial = self._send(message)
         self._pending[serial] = (message.destination, future)
         try:
-            reply, order = await asyncio.wait_for(future, deadline)
-        except asyncio.TimeoutError:
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes with the reply.
+            async with asyncio.timeout(deadline):
+                reply, order = await future
+        except TimeoutError:
             raise DeadlineFault(
                 f"{message.destination} did not answer {message.member} in {deadline:g} s") from None
         finally:
