@@ -79,7 +79,7 @@ def imports(host: Guest, check: bool = True) -> dict[str, dict[str, Any]]:
 
 def property_of(busid: str, name: str) -> str:
     """A shell command that prints a property of a device of the agent (quickly: no Python starts)."""
-    escaped = "".join(sign if sign.isalnum() and index else f"_{ord(sign):02x}"
+    escaped = "".join(sign if sign.isalpha() or (index and sign.isdigit()) else f"_{ord(sign):02x}"
                       for index, sign in enumerate(busid))
     return f"busctl --auto-start=no get-property org.usbip.Agent1 /org/usbip/Agent1/device/{escaped} " \
            f"org.usbip.Agent1.Device {name}"
@@ -137,6 +137,14 @@ def pid(guest: Guest, service: str) -> int:
     return int(guest.sh(f"systemctl show -p MainPID --value {service}"))
 
 
+def crash(guest: Guest, service: str) -> None:
+    """Kills a daemon, and waits until systemd has started it again."""
+    before = pid(guest, service)
+    guest.run(["kill", "-9", str(before)])
+    guest.until(f"systemctl is-active {service} && "
+                f"[ $(systemctl show -p MainPID --value {service}) != {before} ]", SLOW)
+
+
 # What is left
 
 def until_clean(pair: Pair, deadline: float = SLOW) -> None:
@@ -157,7 +165,9 @@ def until_host_clean(host: Guest, deadline: float = SLOW) -> None:
     """The application side: every port free, no record, no stored link, no import on the bus."""
     host.until(f"! {TAKEN_PORTS}", deadline)
     _until_forgotten(host, USBIPA, deadline)
-    host.until("! busctl --auto-start=no tree --list org.usbip.Usbipa1 | grep -q import/", deadline)
+    objects = "org.freedesktop.DBus.ObjectManager GetManagedObjects"
+    manager = " ".join(BUS[USBIPA])
+    host.until(f"! busctl --auto-start=no call {manager} {objects} | grep -q import/", deadline)
 
 
 def _until_forgotten(guest: Guest, service: str, deadline: float) -> None:
