@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 
 from usbip_agent.device import Device
 from usbip_agent.device_side.actions import (
@@ -31,6 +32,10 @@ from usbip_agent.transport.watch import LinkWatcher, keep
 log = logging.getLogger(__name__)
 
 
+Outcome = Callable[[], Actions]
+"""Tells the state machine how a piece of work went."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all keepers share."""
@@ -53,7 +58,7 @@ class Keeper:
         self._around = surroundings
         self._link = link
         self._stream: Stream | None = None
-        self._task: asyncio.Task[Actions] | None = None
+        self._task: asyncio.Task[Outcome] | None = None
         self._aside: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown: DeviceReport | None = None
@@ -133,16 +138,20 @@ class Keeper:
                 self._settle_watchers(DeadlineFault(f"{self.export.device.bus_id} is gone"))
                 self._around.on_drop(self.export.device.bus_id)
 
-    def _start(self, work: Coroutine[object, object, Actions]) -> None:
+    def _start(self, work: Coroutine[object, object, Outcome]) -> None:
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._work_done)
 
-    def _work_done(self, task: asyncio.Task[Actions]) -> None:
+    def _work_done(self, task: asyncio.Task[Outcome]) -> None:
+        """Tells the machine, which hears of it here and not from within the work.
+
+        Else something could come in between, start the next work, and have this one's end taken for its own.
+        """
         self._task = None
         if task.cancelled():  # before its first step: only attempts are cancelled
-            self.apply(self._attempt_failed(self.export.device, DeadlineFault("given up")))
+            self.apply(self._attempt_failed(DeadlineFault("given up")))
         else:
-            self.apply(task.result())
+            self.apply(task.result()())
 
     async def _resume(self, device: Device) -> None:
         try:
@@ -150,20 +159,23 @@ class Keeper:
         except Fault as fault:
             log.warning("%s", fault)
 
-    async def _attempt(self, device: Device, hosts: tuple[Host, ...]) -> Actions:
+    async def _attempt(self, device: Device, hosts: tuple[Host, ...]) -> Outcome:
         exporter = self._around.exporter_of(device)
-        guard = Guard(self.export.decision.force, self._around.hosts_in_use())
+        guard = Guard(self.export.decision.force, self._around.hosts_in_use)
         attempt = Attempt(exporter, guard, self._around.dial, self._progressed, self._leave_word)
         try:
             host, stream = await attempt.connect(device, hosts)
         except asyncio.CancelledError:
-            return self._attempt_failed(device, DeadlineFault("given up"))
+            return partial(self._attempt_failed, DeadlineFault("given up"))
         except Fault as fault:
-            return self._attempt_failed(device, fault)
+            return partial(self._attempt_failed, fault)
         except Exception:
             log.exception("%s: an attempt failed in an unforeseen way", device.bus_id)
-            return self._attempt_failed(device, Fault("internal error, see the journal"))
+            return partial(self._attempt_failed, Fault("internal error, see the journal"))
         stream.socket.close()
+        return partial(self._attempt_succeeded, host, stream)
+
+    def _attempt_succeeded(self, host: Host, stream: Stream) -> Actions:
         self._stream = stream
         if self._link is not None:
             self._around.watcher.watch(self._link, self._link_ended)
@@ -171,8 +183,9 @@ class Keeper:
         self._settle_watchers(None)
         return actions
 
-    def _attempt_failed(self, device: Device, fault: Fault) -> Actions:
+    def _attempt_failed(self, fault: Fault) -> Actions:
         self._close_link()
+        device = self.export.device
         claimed = self._around.exporter_of(device).holds(device)
         if not claimed:
             self._forget()
@@ -191,7 +204,7 @@ class Keeper:
             since=self.export.clocks.wall()))
         self._around.notifier.store(descriptor_name(device.bus_id), self._link.fileno())
 
-    async def _release(self, device: Device, connection: Connection | None) -> Actions:
+    async def _release(self, device: Device, connection: Connection | None) -> Outcome:
         link = self._link
         if link is not None:
             self._around.watcher.unwatch(link)
@@ -205,23 +218,23 @@ class Keeper:
                           dial_back if connection is not None else None)
         except Fault as fault:
             self._close_link()
-            return self.export.release_failed(fault)
+            return partial(self.export.release_failed, fault)
         except Exception:
             log.exception("%s: a release failed in an unforeseen way", device.bus_id)
             self._close_link()
-            return self.export.release_failed(Fault("internal error, see the journal"))
+            return partial(self.export.release_failed, Fault("internal error, see the journal"))
         self._close_link()
         self._forget()
-        return self.export.release_done()
+        return self.export.release_done
 
-    async def _clean_up(self, device: Device) -> Actions:
+    async def _clean_up(self, device: Device) -> Outcome:
         self._close_link()
         try:
             await self._around.exporter_of(device).forget(device)
         except Fault as fault:
             log.warning("%s", fault)
         self._forget()
-        return self.export.cleaned_up()
+        return self.export.cleaned_up
 
     # What comes by itself.
 
@@ -235,14 +248,14 @@ class Keeper:
     def _link_ended(self) -> None:
         self.apply(self.export.link_lost())
 
-    async def _await_unlink(self, device: Device) -> Actions:
+    async def _await_unlink(self, device: Device) -> Outcome:
         exporter = self._around.exporter_of(device)
         self._close_link()
         try:
             await wait_until_unlinked(exporter, device)
         except Fault as fault:
-            return self.export.link_stuck(fault)
-        return self.export.link_ended(exporter.holds(device) and exporter.is_present(device))
+            return partial(self.export.link_stuck, fault)
+        return partial(self.export.link_ended, exporter.holds(device) and exporter.is_present(device))
 
     # Keeping house.
 
