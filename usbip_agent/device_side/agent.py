@@ -16,6 +16,7 @@ from usbip_agent.device_side.export import Clocks, Export
 from usbip_agent.device_side.flapping import FlapHistory
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.summary import summary
+from usbip_agent.device_side.twins import Twins
 from usbip_agent.errors import UnknownDeviceFault, UsageFault
 from usbip_agent.blocking import in_thread
 from usbip_agent.policy.agent import AgentPolicy
@@ -60,6 +61,7 @@ class Agent:
         self._leftovers = leftovers
         self._keepers: dict[str, Keeper] = {}
         self._flaps = FlapHistory()
+        self._twins = Twins()
         self._summing: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._stopping = False
@@ -71,14 +73,15 @@ class Agent:
         if device.is_hub or device.is_imported or self._stopping:
             return
         keeper = self._keepers.get(device.bus_id)
-        decision = self._policy.decide(device)
         if keeper is None:
             self._adopt_or_begin(device)
         elif not keeper.export.device.same_device_as(device):
-            keeper.apply(keeper.export.replugged(device, decision))
+            self._note(device)
+            keeper.apply(keeper.export.replugged(device, self._policy.decide(device)))
 
     def unplugged(self, bus_id: str) -> None:
         """A device is gone."""
+        self._twins.unplugged(bus_id)
         keeper = self._keepers.get(bus_id)
         if keeper is not None:
             keeper.apply(keeper.export.unplugged())
@@ -97,7 +100,7 @@ class Agent:
         adopted = self._leftovers.adopt(device, self._policy, self._surroundings.exporter_of(device))
         _resume(export, adopted)
         keeper = Keeper(export, self._surroundings, adopted.link)
-        self._warn_of_a_twin(device)
+        self._note(device)
         self._keepers[device.bus_id] = keeper
         delay, reason = self._flaps.plugged(device.bus_id, time.monotonic())
         if delay and not export.claimed:
@@ -105,15 +108,10 @@ class Agent:
         else:
             keeper.begin()
 
-    def _warn_of_a_twin(self, device: Device) -> None:
-        """Rules cannot tell two devices apart that say the same of themselves; their ports can."""
-        for keeper in self._keepers.values():
-            other = keeper.export.device
-            if device.serial and (device.vendor, device.product, device.serial) == (
-                    other.vendor, other.product, other.serial):
-                log.warning("%s and %s say that they are the same device (%s, serial %s); "
-                            "a rule tells them apart by path: or busid: only",
-                            device.bus_id, other.bus_id, device.description, device.serial)
+    def _note(self, device: Device) -> None:
+        mistakable = self._twins.plugged(device)
+        if mistakable:
+            log.warning("%s", mistakable)
 
     def exports(self) -> tuple[Export, ...]:
         """Every device's state machine."""
@@ -175,6 +173,7 @@ class Agent:
 
     def dropped(self, bus_id: str) -> None:
         """A keeper has nothing left to do."""
+        self._twins.unplugged(bus_id)
         if self._keepers.pop(bus_id, None) is not None:
             self._outlets.withdrawn(bus_id)
             self._sum_up_soon()
@@ -255,6 +254,7 @@ class Agent:
     async def give_everything_back(self) -> None:
         """The agent stops for good: every device returns to its local driver, all at the same time."""
         self._stopping = True
+        self._empty.clear()  # it is set since the last time that nothing was plugged in
         for keeper in list(self._keepers.values()):
             keeper.apply(keeper.export.stop())
         if not self._keepers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ class Guard:
     """What is asked before a device is taken. *forced*: its rule says that it is taken all the same."""
 
     forced: bool = False
-    hosts_in_use: tuple[Host, ...] = ()
-    """Those that other devices are connected to, or should be."""
+    hosts_in_use: Callable[[], tuple[Host, ...]] = tuple
+    """Those that other devices are connected to, or should be. Asked for a network card only."""
 
     async def examine(self, device: Device, hosts: tuple[Host, ...]) -> None:
         """BlockedFault with every reason against taking *device* for a connection to *hosts*."""
@@ -36,7 +36,7 @@ class Guard:
         directory = Path(device.sys_path)
         addresses: dict[str, tuple[str, ...]] = {}
         if has_network_interface(directory):
-            needed = tuple({host.name: host for host in (*hosts, *self.hosts_in_use)}.values())
+            needed = tuple({host.name: host for host in (*hosts, *self.hosts_in_use())}.values())
             found = await asyncio.gather(*(_addresses_of(host) for host in needed))
             addresses = {host.name: each for host, each in zip(needed, found)}
         every = [address for each in addresses.values() for address in each]
