@@ -22,6 +22,7 @@ PORT = 3239
 NETLINK_KOBJECT_UEVENT, KERNEL_GROUP = 15, 1
 TIMES = struct.Struct(">qqq")       # asked (the asker's clock), received, answered (the witness's)
 PATIENCE = 1.0
+LOST_AT_MOST = 20
 
 
 def wait() -> None:
@@ -53,9 +54,16 @@ def ask(address: str, count: int) -> dict[str, float]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as clock:
         clock.settimeout(PATIENCE)
         clock.connect((address, PORT))
+        lost = 0
         while len(samples) < count:
             clock.send(TIMES.pack(time.monotonic_ns(), 0, 0))
-            asked, received, answered = TIMES.unpack(clock.recv(64))
+            try:
+                asked, received, answered = TIMES.unpack(clock.recv(64))    # be it of an earlier question
+            except TimeoutError:
+                lost += 1
+                if lost > LOST_AT_MOST:
+                    raise
+                continue
             heard = time.monotonic_ns()
             round_trip = (heard - asked) - (answered - received)
             samples.append((round_trip, (received - asked + answered - heard) // 2, heard))
