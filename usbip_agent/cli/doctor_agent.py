@@ -12,7 +12,7 @@ from usbip_agent.cli.findings import Finding, failed, ok, warning
 from usbip_agent.cli.output import counted
 from usbip_agent.cli.policies import agent_policy
 from usbip_agent.errors import (
-    Fault, IdentityFault, PermissionFault, ProtocolFault, RefusedFault, UnreachableFault)
+    Fault, IdentityFault, PermissionFault, ProtocolFault, UnreachableFault)
 from usbip_agent.identity.own import load_identity, state_directory
 from usbip_agent.kernel.stub import Stub
 from usbip_agent.names import Service
@@ -22,7 +22,7 @@ from usbip_agent.report import DeviceReport, ExportState, Report
 from usbip_agent.transport.dial import Dialler
 from usbip_agent.transport.names import dialled
 from usbip_agent.transport.stream import Stream, receive_exactly
-from usbip_agent.transport.tls import HOW_TO_ENROL, Credentials
+from usbip_agent.transport.tls import Credentials, objection
 
 ANSWER_DEADLINE: Final = 10.0
 """Seconds for a host: its name, proxy, TLS and all. All hosts are asked at the same time."""
@@ -124,10 +124,7 @@ async def _hear_objections(stream: Stream) -> None:
     except TimeoutError:
         return
     except ProtocolFault as fault:
-        if stream.transport == "plain":
-            raise
-        raise RefusedFault(
-            f"{fault.what}; it may not know this node's certificate", hint=HOW_TO_ENROL) from None
+        raise objection(stream, fault) from None
     raise ProtocolFault("something that speaks before it is asked: this is not usbipa")
 
 

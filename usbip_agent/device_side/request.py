@@ -8,7 +8,7 @@ from usbip_agent import wire
 from usbip_agent.device import Device
 from usbip_agent.errors import DeadlineFault, ProtocolFault, RefusedFault
 from usbip_agent.transport.stream import Stream, peek_exactly, receive_exactly, send_all
-from usbip_agent.transport.tls import HOW_TO_ENROL
+from usbip_agent.transport.tls import objection
 
 REPLY_DEADLINE = 10.0
 """Seconds for the other side to answer."""
@@ -24,11 +24,7 @@ async def request(stream: Stream, operation: wire.Operation, device: Device,
     except TimeoutError:
         raise DeadlineFault(f"no answer to {operation.name} for {deadline:.0f} s") from None
     except ProtocolFault as fault:
-        if stream.transport == "plain":
-            raise
-        # Under TLS 1.3 the host judges our certificate after our side of the handshake is done.
-        raise RefusedFault(
-            f"{fault.what}; it may not know this node's certificate", hint=HOW_TO_ENROL) from None
+        raise objection(stream, fault) from None
     reply = wire.decode_reply_header(header, operation)
     if reply.status != wire.Status.OK:
         raise RefusedFault(f"the host says no: {wire.status_words(reply.status)}")

@@ -30,6 +30,13 @@ _CRYPTO_INFO_SIZE = 4
 """``struct tls_crypto_info`` (include/uapi/linux/tls.h). Asked for more, the kernel wants the exact size of
 the cipher's own structure (net/tls/tls_main.c), and would show us its keys."""
 
+_TLS_GET_RECORD_TYPE, _ALERT = 2, b"\x15"
+"""How the kernel hands over a record that is not data (Documentation/networking/tls.rst; RFC 8446, 5.1)."""
+
+_CERTIFICATE_EXPIRED = 45
+_ABOUT_CERTIFICATES = {42, 43, 44, 46, 48, 49, 116}
+"""Alerts (RFC 8446, 6)."""
+
 _OP_ENABLE_KTLS = ssl.Options(8)
 """SSL_OP_ENABLE_KTLS; Python has a name for it from 3.12 on."""
 
@@ -163,6 +170,31 @@ def is_offloaded(connected: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def objection(stream: Stream, fault: ProtocolFault) -> Fault:
+    """What it means that a host we dialled has ended *stream* before its first answer, as *fault* says.
+
+    Under TLS 1.3 it judges our certificate when our half of the handshake is over: a RefusedFault then.
+    """
+    if stream.transport == "plain":
+        return fault
+    alert = _alert_in(stream.socket)
+    if alert == _CERTIFICATE_EXPIRED:
+        return RefusedFault("the host says that this node's certificate has expired")
+    if alert in _ABOUT_CERTIFICATES:
+        return RefusedFault("the host does not know this node's certificate", hint=HOW_TO_ENROL)
+    return RefusedFault(f"{fault.what}; it may not know this node's certificate", hint=HOW_TO_ENROL)
+
+
+def _alert_in(connected: socket.socket) -> int | None:
+    """The alert that waits in *connected*, whose records the kernel decrypts. To a plain read it is EIO."""
+    try:
+        data, ancillary, _, _ = connected.recvmsg(2, socket.CMSG_SPACE(1), socket.MSG_DONTWAIT)
+    except OSError:
+        return None
+    is_alert = any(each[:2] == (_SOL_TLS, _TLS_GET_RECORD_TYPE) and each[2] == _ALERT for each in ancillary)
+    return data[1] if is_alert and len(data) == 2 else None
 
 
 class _SslLink:

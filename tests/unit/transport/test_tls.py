@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport, Transport
 from usbip_agent.transport.dial import Dialler
 from usbip_agent.transport.stream import Stream, receive_exactly, send_all
-from usbip_agent.transport.tls import Credentials, client_context, handshake, is_offloaded
+from usbip_agent.transport.tls import Credentials, client_context, handshake, is_offloaded, objection
 
 TLS_ONLY = frozenset({ListenerTransport.TLS})
 
@@ -208,6 +210,30 @@ async def test_tls_to_somebody_who_speaks_none(identities: dict[str, Identity]) 
             peer.sendall(b"220 mail.example.net ESMTP\r\n")
             with pytest.raises(ProtocolFault, match="does not speak TLS"):
                 await dialled
+
+
+class EndedByTheKernel(socket.socket):
+    """A socket in which an alert waits, as the kernel's TLS hands it over."""
+
+    alert: int | None
+
+    def recvmsg(self, *_sizes: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+        if self.alert is None:
+            raise ConnectionResetError
+        return bytes([2, self.alert]), [(282, 2, b"\x15")], 0, None
+
+
+@pytest.mark.parametrize(("transport", "alert", "said"), [
+    ("tls", 48, "^the host does not know this node's certificate$"), ("tls", 45, "has expired$"),
+    ("tls", 80, "^it hung up; it may not know"), ("tls", None, "^it hung up; it may not know"),
+    ("plain", None, "^it hung up$")])
+def test_why_a_host_hangs_up_on_us(transport: str, alert: int | None, said: str) -> None:
+    with EndedByTheKernel() as ended:
+        ended.alert = alert
+        stream = Stream(ended, "10.9.0.1:3240", ipaddress.ip_address("10.9.0.1"), transport)
+        fault = objection(stream, ProtocolFault("it hung up"))
+    assert re.search(said, fault.what)
+    assert isinstance(fault, ProtocolFault if transport == "plain" else RefusedFault)
 
 
 def test_a_damaged_key_is_said_so(tmp_path: Path, identities: dict[str, Identity]) -> None:
