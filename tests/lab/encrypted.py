@@ -146,10 +146,20 @@ def only_port(node: Guest, host: Guest, port: int) -> None:
 
 
 def _filter(guest: Guest, hook: str, rules: str) -> None:
-    guest.run(["nft", "-f", "-"], stdin=(
-        f"table inet lab {{ chain {hook} {{ type filter hook {hook} priority 0; policy drop; "
-        f"iif lo accept; oif lo accept; ct state established,related accept; meta l4proto icmpv6 accept; "
-        f"{rules}; counter name dropped }}; counter dropped {{}} }}").encode())
+    guest.run(["nft", "-f", "-"], stdin=f"""
+table inet lab {{
+    counter dropped {{
+    }}
+    chain {hook} {{
+        type filter hook {hook} priority 0; policy drop;
+        {"oif" if hook == "output" else "iif"} lo accept
+        ct state established,related accept
+        meta l4proto icmpv6 accept
+        {rules}
+        counter name dropped
+    }}
+}}
+""".encode())
 
 
 def dropped(guest: Guest) -> int:
