@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from usbip_agent.cli.options import Verb, option, some_text
 from usbip_agent.cli.output import print_diagnostic, print_line
-from usbip_agent.errors import ConfigurationFault, ExitStatus, Fault, PermissionFault, UnavailableFault
+from usbip_agent.errors import (
+    ConfigurationFault, DeadlineFault, ExitStatus, Fault, PermissionFault, ProtocolFault, UnavailableFault,
+    UnreachableFault)
 from usbip_agent.names import Service
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from usbip_agent.transport.stream import Stream
 
     Dial = Callable[[Host], Awaitable[Stream]]
+
+
+_CURE: Final = "is usbipa running there, and is the way to it open? --proxy leads through an HTTP proxy"
 
 
 def run(service: Service, arguments: Namespace) -> int:
@@ -65,7 +70,10 @@ def _enrol(service: Service, code: JoinCode, staged: StagedEntry, dial: Dial) ->
     certificate = ensure_identity(state_directory(service), code.node).pem
 
     async def enrol() -> None:
-        stream = await dial(staged.host)
+        try:
+            stream = await dial(staged.host)
+        except (UnreachableFault, DeadlineFault, ProtocolFault) as fault:
+            raise type(fault)(f"{code.where}: {fault.what}", hint=fault.hint or _CURE) from None
         try:
             await request_enrolment(stream, code, certificate)
         finally:

@@ -117,8 +117,10 @@ async def test_joining_again(node: Node, host: LoopbackHost) -> None:
 async def test_a_host_that_is_not_there_costs_no_code(node: Node, host: LoopbackHost, fault: Fault) -> None:
     code = host.invite()
     node.fails = fault
-    with pytest.raises(type(fault), match=fault.what):
+    with pytest.raises(type(fault), match=fault.what) as caught:
         await node.join(code)
+    if isinstance(fault, UnreachableFault):
+        assert caught.value.what == f"{code.where}: connection refused" and "--proxy" in caught.value.hint
     assert node.files == set() and node.hosts == ()
     node.fails = None
     await node.join(code)
