@@ -7,24 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.agent.daemon import STICKS, Machine
-from tests.component.agent.fake_host import FakeHost
-from tests.component.agent.fake_stub import FakeStub
-from tests.component.agent.fake_systemd import FakeSystemd
-from tests.component.agent.tree import Tree
-from tests.component.bus.private_bus import PERMISSIVE, private_bus
+from tests.component.agent.daemon import Machine, make_machine
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    (tmp_path / "rules.d").mkdir()
-    with private_bus(PERMISSIVE) as bus:
-        tree = Tree()
-        made = Machine(tmp_path, tree, FakeStub(tree, tmp_path / "kernel"),
-                       FakeSystemd(tmp_path / "notify"), bus, FakeHost())
-        made.configure(STICKS % made.host.port)
-        try:
-            yield made
-            assert not made.kernel.crimes
-        finally:
-            made.close()
+    with make_machine(tmp_path) as made:
+        yield made
+        assert not made.kernel.crimes

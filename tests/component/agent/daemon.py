@@ -16,7 +16,7 @@ from tests.component.agent.fake_host import DEADLINE, FakeHost, Visit
 from tests.component.agent.fake_stub import FakeStub
 from tests.component.agent.fake_systemd import FakeSystemd
 from tests.component.agent.tree import PRELOAD, Tree
-from tests.component.bus.private_bus import REPOSITORY, PrivateBus
+from tests.component.bus.private_bus import PERMISSIVE, REPOSITORY, PrivateBus, private_bus
 from usbip_agent import wire
 from usbip_agent.bus.client import Added, Changed, connect_to
 from usbip_agent.names import AGENT
@@ -137,6 +137,21 @@ class Machine:
         self.kernel.stop()
         self.systemd.close()
         self.tree.close()
+
+
+@contextmanager
+def make_machine(directory: Path) -> Iterator[Machine]:
+    """A machine with nothing plugged in, whose agent connects sticks."""
+    (directory / "rules.d").mkdir()
+    with private_bus(PERMISSIVE) as bus:
+        tree = Tree()
+        machine = Machine(directory, tree, FakeStub(tree, directory / "kernel"),
+                          FakeSystemd(directory / "notify"), bus, FakeHost())
+        machine.configure(STICKS % machine.host.port)
+        try:
+            yield machine
+        finally:
+            machine.close()
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> int:

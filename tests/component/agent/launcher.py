@@ -5,7 +5,7 @@ in a directory, and whoever runs the tests is root.
 
 
 A write goes to the fake kernel over a socket, for a hand-over together with the descriptor that it names, and
-returns when the kernel has obeyed; as a write to sysfs does. /sys and /dev for reading are umockdev's.
+returns when the kernel has obeyed; as a write to sysfs does. /sys for reading is umockdev's.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def write(attribute: Path, value: str) -> None:
 
 def replace_the_machine() -> None:
     sysfs.write = write
-    stub.DEVICE_NODES = Path(os.environ["UMOCKDEV_DIR"]) / "usbfs"
+    nodes = Path(os.environ["UMOCKDEV_DIR"]) / "nodes"
+    stub.DEVICE_NODES = nodes / "bus/usb"
     mounts.PROC = MACHINE / "proc"  # for looking; the watch has its default already, and polls the real one
     from usbip_agent.kernel import block_devices, usage
 
-    places = block_devices.Places(run=MACHINE / "run")
+    places = block_devices.Places(dev=nodes, run=MACHINE / "run")
+    block_devices.keep_still.__defaults__ = block_devices.flush.__defaults__ = (places,)
     usage.read_usage.__defaults__ = (places, *(usage.read_usage.__defaults__ or ())[1:])
     udev_rules.UdevRules = partial(  # type: ignore[assignment,misc]
         udev_rules.UdevRules, MACHINE / "rules.d", reload=["true"])

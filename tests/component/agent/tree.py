@@ -1,15 +1,16 @@
-"""USB devices in a directory that umockdev shows as /sys and /dev, and udev's events of them."""
+"""USB devices in a directory that umockdev shows as /sys, and udev's events of them."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import struct
-import subprocess
-import sys
-import threading
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.component.agent import udev
 
 PRELOAD = "libumockdev-preload.so.0"
 """What ``umockdev-wrapper`` sets LD_PRELOAD to."""
@@ -61,14 +62,9 @@ class Tree:
     """A root hub ``usb1``, and whatever is plugged in. ``close`` removes it all."""
 
     def __init__(self) -> None:
-        self._sending = threading.Lock()
-        self._udev = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("udev.py"))], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "LD_PRELOAD": PRELOAD})
-        assert self._udev.stdout is not None
-        self.root = Path(self._udev.stdout.readline().strip())
-        assert self.root.is_absolute(), "umockdev does not run: is gir1.2-umockdev-1.0 installed?"
+        self.root = Path(tempfile.mkdtemp(prefix="umockdev."))
         self._number = 1
+        self._events = itertools.count(1)
         self.bus = self.root / "sys/bus/usb"
         (self.bus / "devices").mkdir(parents=True)
         for driver in ("usb", "usbip-host"):
@@ -78,51 +74,45 @@ class Tree:
         self._node(1, 1)
 
     def close(self) -> None:
-        assert self._udev.stdin is not None and self._udev.stdout is not None
-        self._udev.stdin.close()
-        self._udev.wait()
-        self._udev.stdout.close()
-        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self.root)
 
     def plug(self, bus_id: str, make: Make, *, behind: str = CONTROLLER, announced: bool = True) -> Path:
         """Makes a device, below *behind*, and has udev tell of it; its directory."""
-        self._number += 1
+        self._number = self._number % 127 + 1
         number, bus = self._number, int(bus_id.partition("-")[0])
         directory = self._place(bus_id, behind)
-        self._make(directory, "usb_device", {**make.attributes(number % 128), "busnum": str(bus)},
+        self._make(directory, "usb_device", {**make.attributes(number), "busnum": str(bus)},
                    ID_PATH=f"pci-0000:00:14.0-usb-0:{bus_id.partition('-')[2]}")
         (directory / "descriptors").write_bytes(make.descriptors())
         for index, code in enumerate(make.interfaces):
             self._make(directory / f"{bus_id}:1.{index}", "usb_interface",
                        {"bInterfaceClass": f"{code:02x}"})
-        self._node(bus, number % 128)
+        self._node(bus, number)
         self.drive(bus_id, "usb")
         if announced:
             self.tell(directory, "add")
         return directory
 
     def unplug(self, bus_id: str) -> None:
-        """Takes a device away; when udev tells of it, there is nothing left to be seen."""
+        """Takes a device away, then has udev tell of it."""
         directory = (self.bus / "devices" / bus_id).resolve()
-        for links in (self.bus / "devices", self.root / "sys/class/block"):
-            for link in links.iterdir() if links.is_dir() else ():
-                if link.resolve().is_relative_to(directory):
-                    link.unlink()
-        for entry in directory.iterdir():
-            if entry.name not in ("uevent", "subsystem"):  # what umockdev makes the event of
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-        self.tell(directory, "remove")
+        for name in [bus_id, *(entry.name for entry in directory.glob(f"{bus_id}:*"))]:
+            (self.bus / "devices" / name).unlink()
+        properties = self._properties(directory)
         shutil.rmtree(directory)
+        self._tell("remove", properties)
 
     def tell(self, directory: Path, action: str) -> None:
         """An event of the device in *directory*."""
-        with self._sending:
-            assert self._udev.stdin is not None and self._udev.stdout is not None
-            print(action, f"/{directory.resolve().relative_to(self.root)}", file=self._udev.stdin, flush=True)
-            assert self._udev.stdout.readline() == "sent\n"
+        self._tell(action, self._properties(directory.resolve()))
+
+    def _tell(self, action: str, properties: dict[str, str]) -> None:
+        udev.tell(self.root, {"ACTION": action, "SEQNUM": str(next(self._events)), **properties})
+
+    def _properties(self, directory: Path) -> dict[str, str]:
+        lines = (directory / "uevent").read_text().splitlines()
+        return {"DEVPATH": f"/{directory.relative_to(self.root / 'sys')}", "SUBSYSTEM": "usb",
+                **dict(line.split("=", 1) for line in lines)}
 
     def drive(self, bus_id: str, driver: str) -> None:
         """Gives a device to *driver*; to none when it is empty."""
@@ -144,8 +134,7 @@ class Tree:
         link = self.root / "sys/class/block" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(directory.resolve(), link.parent))
-        (self.root / "dev").mkdir(exist_ok=True)
-        (self.root / "dev" / name).touch()
+        self._touch(self.root / "nodes" / name)
 
     def _place(self, bus_id: str, behind: str) -> Path:
         """``1-2.3`` hangs on ``1-2``, and ``1-2`` on ``usb1``."""
@@ -165,7 +154,9 @@ class Tree:
         link.symlink_to(os.path.relpath(directory, link.parent))
 
     def _node(self, bus: int, number: int) -> None:
-        # Not in /dev: umockdev keeps book of what is open there, and its book has few pages.
-        node = self.root / f"usbfs/{bus:03}/{number:03}"
+        self._touch(self.root / f"nodes/bus/usb/{bus:03}/{number:03}")
+
+    def _touch(self, node: Path) -> None:
+        """Not in /dev: umockdev keeps book of what is open there, and its book has few pages."""
         node.parent.mkdir(parents=True, exist_ok=True)
         node.touch()
