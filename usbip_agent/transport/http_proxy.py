@@ -67,7 +67,7 @@ def refuse_unless_connected(head: ResponseHead, proxy: Proxy, host: str, port: i
     match head.status:
         case 200 | 201 | 202 | 203 | 204 | 205 | 206:
             return
-        case 407:
+        case 407 | 401:  # tinyproxy says 401 when the password is wrong
             raise _wants_credentials(head, proxy)
         case 403:
             raise RefusedFault(f"{name} forbids connections to {host} port {port} ({said})",

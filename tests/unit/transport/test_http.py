@@ -90,6 +90,7 @@ def test_any_bytes_are_a_head_or_wait_for_more_or_are_a_fault(data: bytes) -> No
 @pytest.mark.parametrize("status, proxy, fault, words", [
     (407, PROXY, RefusedFault, "wants credentials (407 Proxy Authentication Required)"),
     (407, Proxy("proxy.example", 3128, "me", "pw"), RefusedFault, "wants other credentials (407"),
+    (401, Proxy("proxy.example", 3128, "me", "pw"), RefusedFault, "wants other credentials (401"),
     (403, PROXY, RefusedFault, "forbids connections to lab port 3240 (403 Forbidden)"),
     (502, PROXY, UnreachableFault, "cannot reach lab port 3240 (502 Bad Gateway)"),
     (503, PROXY, UnreachableFault, "cannot reach lab port 3240 (503"),
