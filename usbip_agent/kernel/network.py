@@ -31,6 +31,7 @@ _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400
 GROUPS = (_RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE)
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_TYPE = struct.Struct("=H")
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
@@ -152,7 +153,7 @@ class News:
         if kind_of_route in _RTN_OF_OUR_OWN or flags & _RTM_F_CLONED:
             return False
         attributes = _attributes(body[_ROUTE.size:])
-        told = b"".join(bytes([number]) + value for number, value in sorted(attributes.items())
+        told = b"".join(_TYPE.pack(number) + value for number, value in sorted(attributes.items())
                         if number not in (_RTA_CACHEINFO, _RTA_EXPIRES))
         # A way less may mean another way: a removed route is as good as a new one.
         return self._learn(b"route " + bytes(head) + told, b"usable" if kind == _NEW_ROUTE else b"")

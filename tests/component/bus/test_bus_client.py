@@ -73,7 +73,8 @@ async def test_a_daemon_that_does_not_run(bus: PrivateBus) -> None:
 async def test_a_daemon_that_stops_in_between(bus: PrivateBus) -> None:
     async with serving(bus) as server, connect_to(AGENT, bus.address) as client:
         await server.close()
-        with pytest.raises(UnavailableFault, match="not running"):
+        # Whether the call was still taken is a race that nobody can win.
+        with pytest.raises(UnavailableFault, match="not running|stopped without an answer"):
             await client.reports()
 
 

@@ -121,3 +121,10 @@ def test_any_bytes_are_taken(noise: bytes, kind: int) -> None:
     news = News()
     news.holds(noise)
     news.holds(message(kind, noise))
+
+
+def test_attributes_of_any_number_are_told_apart() -> None:
+    news = News()
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET6, 0, 0, 0, 254, 9, 0, UNICAST, 0)
+    first, second = (message(NEW_ROUTE, head + attribute(kind, b"same")) for kind in (44, 300))
+    assert news.holds(first) and news.holds(second)
