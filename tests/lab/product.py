@@ -172,7 +172,7 @@ def until_host_clean(host: Guest, deadline: float = SLOW) -> None:
 
 def _until_forgotten(guest: Guest, service: str, deadline: float) -> None:
     guest.until(f"[ -z \"$(ls -A {RECORDS[service]} 2>/dev/null)\" ]", deadline)
-    # Listening sockets may stay there. systemd before 254 tells no names: only the agent, without them, meets that.
+    # Listening sockets may stay there. Before systemd 254 names are not told; there only the agent is tested.
     stored, links = f"systemd-analyze fdstore {service}", "grep -qE '^(im|ex)port-'"
     count = f"systemctl show -p NFileDescriptorStore --value {service}"
     guest.until(f"if {stored}; then ! {stored} | {links}; else [ $({count}) = 0 ]; fi", deadline)
