@@ -72,7 +72,7 @@ def refuse_unless_connected(head: ResponseHead, proxy: Proxy, host: str, port: i
         case 403:
             raise RefusedFault(f"{name} forbids connections to {host} port {port} ({said})",
                                hint=f"its administrator has to allow CONNECT to port {port}")
-        case 502 | 503 | 504:
+        case 500 | 502 | 503 | 504:  # tinyproxy says 500
             raise UnreachableFault(f"{name} cannot reach {host} port {port} ({said})")
         case 400 | 404 | 405 | 501:
             raise RefusedFault(f"{name} takes no CONNECT ({said})", hint="is this an HTTP proxy's port?")

@@ -92,6 +92,7 @@ def test_any_bytes_are_a_head_or_wait_for_more_or_are_a_fault(data: bytes) -> No
     (407, Proxy("proxy.example", 3128, "me", "pw"), RefusedFault, "wants other credentials (407"),
     (401, Proxy("proxy.example", 3128, "me", "pw"), RefusedFault, "wants other credentials (401"),
     (403, PROXY, RefusedFault, "forbids connections to lab port 3240 (403 Forbidden)"),
+    (500, PROXY, UnreachableFault, "cannot reach lab port 3240 (500"),
     (502, PROXY, UnreachableFault, "cannot reach lab port 3240 (502 Bad Gateway)"),
     (503, PROXY, UnreachableFault, "cannot reach lab port 3240 (503"),
     (504, PROXY, UnreachableFault, "cannot reach lab port 3240 (504"),
