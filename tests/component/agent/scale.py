@@ -19,6 +19,7 @@ from usbip_agent.names import AGENT
 from usbip_agent.policy.agent import load_agent_policy
 
 RULES = 5000
+REPLUGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Cost:
     attempts: float
     """Until each has been refused by the host, after a reload that connects them all."""
     replug: float
-    """All are pulled out and plugged in again, one after the other."""
+    """For each of those that are pulled out and plugged in again, among all the others."""
     plug: float
     """Seconds on the clock from udev's event of one more device until its request is at the host."""
     objects: float
@@ -67,10 +68,12 @@ def measure(devices: int, rules: int = RULES) -> Cost:
                 machine.systemd.until_status(f"{devices} ignored")
             plug = _time_of_a_plug(machine)
             objects = _cost(process.pid, lambda: asyncio.run(_ask(machine)))
-            replug = _cost(process.pid, lambda: _replug(machine, bus_ids))
+            replugged = bus_ids[-REPLUGGED:]
+            replug = _cost(process.pid, lambda: _replug(machine, replugged, devices))
             reload = _cost(process.pid, lambda: _reload(machine, process.pid, rules, [], connect=False))
             attempts = _cost(process.pid, lambda: _reload(machine, process.pid, rules, bus_ids, connect=True))
-            return Cost(devices, start, attempts - reload, replug, plug, objects, _memory(process.pid))
+            return Cost(devices, start, attempts - reload, replug / max(1, len(replugged)), plug, objects,
+                        _memory(process.pid))
 
 
 def decision(rules: int) -> float:
@@ -108,15 +111,15 @@ async def _ask(machine: Machine) -> None:
         await client.reports()
 
 
-def _replug(machine: Machine, bus_ids: list[str]) -> None:
+def _replug(machine: Machine, bus_ids: list[str], devices: int) -> None:
     for bus_id in bus_ids:
         machine.tree.unplug(bus_id)
         machine.tree.plug(bus_id, _one_of_many(bus_id))
     if bus_ids:
         machine.tree.plug("60-1", _one_of_many("60-1"))
-        machine.systemd.until_status(f"1 connected, {len(bus_ids) + 1} ignored")
+        machine.systemd.until_status(f"1 connected, {devices + 1} ignored")
         machine.tree.unplug("60-1")
-        machine.systemd.until_status(f"1 connected, {len(bus_ids)} ignored")
+        machine.systemd.until_status(f"1 connected, {devices} ignored")
 
 
 def _reload(machine: Machine, pid: int, rules: int, bus_ids: list[str], *, connect: bool) -> None:
