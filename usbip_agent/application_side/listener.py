@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 PAUSE_WHEN_EXHAUSTED = 1.0
 """Seconds without accepting when file descriptors have run out: they come back as negotiations end."""
 
+FLOOD_INTERVAL = 10.0
+"""Seconds between two lines about strangers who had to go."""
+
 Serve = Callable[[socket.socket, Listener], Awaitable[None]]
 """Negotiates on a connected, non-blocking socket, which is the callee's to close."""
 
@@ -37,6 +40,8 @@ class Listeners:
         self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
         self._negotiating: set[asyncio.Task[None]] = set()
         self._room: Room[asyncio.Task[None]] = Room()
+        self._sent_away = 0
+        self._next_line = 0.0
         self._started = False
 
     @property
@@ -134,8 +139,18 @@ class Listeners:
         task.add_done_callback(partial(self._finish, connection))
         silent = self._room.enter(task, origin)
         if silent is not None:
-            log.warning("too many strangers, most of them from %s: one that said nothing had to go", origin)
+            self._tell_of_flood(origin)
             silent.cancel()
+
+    def _tell_of_flood(self, origin: str) -> None:
+        """One line for many: a flood is not to fill the journal either."""
+        self._sent_away += 1
+        now = asyncio.get_running_loop().time()
+        if now < self._next_line:
+            return
+        log.warning("too many strangers, the last of them from %s: %d that said nothing had to go",
+                    origin, self._sent_away)
+        self._sent_away, self._next_line = 0, now + FLOOD_INTERVAL
 
     def heard(self) -> None:
         """The negotiation that calls this has said what it wants: it is no stranger any more."""

@@ -278,3 +278,18 @@ async def test_a_socket_that_is_not_wanted_any_more_is_closed_at_the_next_start(
     with pytest.raises(ConnectionRefusedError):
         await connect(where)
     await after.close()
+
+
+async def test_a_flood_is_one_line_and_not_one_for_each(
+        listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(listeners, "_room", Room(maximum_per_origin=1))
+    where = listener()
+    listeners.configure([where])
+    listeners.start()
+    peers = [await connect(where) for _ in range(8)]
+    for each in peers[:-1]:
+        assert await hung_up(each)
+    assert len([line for line in caplog.messages if "too many strangers" in line]) == 1
+    for each in peers:
+        each.close()
