@@ -58,11 +58,13 @@ class Leftovers:
             return Adopted(held=True, claimed=exporter.holds(device))
         host = _host_of(record, policy)
         by_hand = host if record.by_hand else None
-        if exporter.link_status(device) is not LinkStatus.USED or link is None:
+        if exporter.link_status(device) is not LinkStatus.USED:
             # It died before the hand-over, or the link ended while nobody looked.
             if link is not None or not exporter.holds(device):
                 self._discard(device.bus_id, link)
             return Adopted(by_hand=by_hand, claimed=exporter.holds(device))
+        # Without a link (systemd drops its store when a daemon stays down) the connection cannot be watched:
+        # the keeper ends it by way of the host, and makes another.
         log.info("%s is still connected to %s", device.bus_id, record.host)
         connection = Connection(host, record.shown_transport, record.peer)
         return Adopted(by_hand=by_hand, claimed=True, connection=connection, link=link, since=record.since)

@@ -103,9 +103,9 @@ async def release(device: Device, exporter: Exporter, link: socket.socket | None
     The order is a matter of the kernel's life: end the link, wait until the stub let go of it, unbind. When
     the stub does not let go (DeadlineFault) the device stays bound.
     """
+    if dial_back is not None:
+        await _say_unexport(device, dial_back)
     if link is not None:
-        if dial_back is not None:
-            await _say_unexport(device, dial_back)
         shut_down(link)
     await wait_until_unlinked(exporter, device)
     # Not asked before: the kernel resets the device at the end of its link, and meanwhile it has no number.

@@ -112,6 +112,10 @@ class Export:
         """What stands on this machine's devices has changed: what is blocked is examined again."""
         return self._anew() if self._blocked else ()
 
+    def orphaned(self) -> Actions:
+        """The connection that was found cannot be watched; it is ended, and another is made."""
+        return self._release() if self.connection is not None and self.work is Work.NONE else ()
+
     def fall_asleep(self) -> Actions:
         """The machine is about to sleep: the link is ended cleanly while there is somebody to do it."""
         self._asleep = True

@@ -72,6 +72,8 @@ class Keeper:
         if self.export.claimed:
             self._aside = asyncio.create_task(self._resume(self.export.device))
         self.apply(self.export.begin())
+        if self._link is None and self.export.connection is not None:
+            self.apply(self.export.orphaned())
 
     def apply(self, actions: Actions) -> None:
         """Carries out *actions*, then shows what has changed."""

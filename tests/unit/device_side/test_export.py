@@ -147,6 +147,14 @@ def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:
     assert connected(Time()).try_now() == ()
 
 
+def test_a_connection_that_cannot_be_watched_is_made_anew() -> None:
+    export = connected(Time())
+    release, = export.orphaned()
+    assert release == StartRelease(STICK, Connection(LAB, "plain", "10.0.0.1:3240"))
+    assert export.release_done() == (StartAttempt(STICK, (LAB,)),)
+    assert export.orphaned() == ()
+
+
 def test_sleep_ends_the_link_and_waking_renews_it() -> None:
     export = connected(Time())
     release, = export.fall_asleep()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.device_side.samples import LAB, STICK, TO_LAB, Time
 from usbip_agent.device import Device
+from usbip_agent.device_side.actions import Connection
 from usbip_agent.device_side.export import Export, Work
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.records import ExportRecord
@@ -99,5 +100,18 @@ async def test_who_asked_by_hand_hears_why_it_failed(tmp_path: Path) -> None:
     place = Place(tmp_path, lambda: None)
     with pytest.raises(UnreachableFault, match="lab is away"):
         await place.keeper.connect(LAB)
+    place.keeper.abandon()
+    place.watcher.close()
+
+
+async def test_a_found_connection_without_its_link_is_ended_by_way_of_the_host(tmp_path: Path) -> None:
+    dialled = asyncio.Event()
+    place = Place(tmp_path, dialled.set)
+    export = place.keeper.export
+    export.claimed, export.connection = True, Connection(LAB, "plain", "10.0.0.1:3240")
+    place.keeper.begin()
+    await asyncio.wait_for(dialled.wait(), 10)
+    await place.keeper.settle()
+    assert export.report().peer == ""
     place.keeper.abandon()
     place.watcher.close()
