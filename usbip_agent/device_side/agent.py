@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass, replace
 
+from usbip_agent.blocking import in_thread
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions, Explanation, ExplanationStep
 from usbip_agent.device import BUS_ID, Device, VUDC_PREFIX
 from usbip_agent.device_side.adoption import Adopted, Leftovers
@@ -18,7 +19,6 @@ from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.summary import summary
 from usbip_agent.device_side.twins import Twins
 from usbip_agent.errors import UnknownDeviceFault, UsageFault
-from usbip_agent.blocking import in_thread
 from usbip_agent.policy.agent import AgentPolicy
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import DeviceReport

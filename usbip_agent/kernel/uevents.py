@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyudev
 
-from usbip_agent.device import Device, Kind, Speed, VUDC_PREFIX, interface_classes_of_descriptors
+from usbip_agent.device import Device, Kind, Speed, interface_classes_of_descriptors
 from usbip_agent.kernel import sysfs
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,9 @@ def _uevent_of(device: pyudev.Device) -> Uevent | None:
 
 def device_of_event(event: Uevent) -> Device | None:
     """The device that an ADD is about; None when it has gone again, or is no device to be exported."""
-    path = event.properties.properties.get("ID_PATH", "") if event.subsystem == "usb" else ""
-    return read_usb_device(event.sys_path, path) if event.subsystem == "usb" else None
+    if event.subsystem != "usb":
+        return None
+    return read_usb_device(event.sys_path, event.properties.properties.get("ID_PATH", ""))
 
 
 def read_usb_device(directory: Path, path: str) -> Device | None:
@@ -149,8 +150,3 @@ def read_usb_device(directory: Path, path: str) -> Device | None:
         manufacturer=sysfs.read_text(directory / "manufacturer"),
         model=sysfs.read_text(directory / "product"),
         path=path, sys_path=str(directory))
-
-
-def is_root_hub(directory: Path) -> bool:
-    """``usb1`` and its like: the controller's own hub."""
-    return directory.name.startswith("usb") and not directory.name.startswith(VUDC_PREFIX)

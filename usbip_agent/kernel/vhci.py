@@ -114,11 +114,6 @@ class Vhci:
     def is_loaded(self) -> bool:
         return (self._directory / "attach").exists()
 
-    @property
-    def port_count(self) -> int:
-        """Ports over all hubs of all controllers; 0 without the module."""
-        return sysfs.read_number(self._directory / "nports")
-
     def rows(self) -> Iterator[PortRow]:
         """Every port, controller by controller, each table read when its first row is asked for.
 

@@ -109,7 +109,7 @@ def sys_tree(tmp_path: Path) -> Path:
 
 def test_every_controller_is_listed(sys_tree: Path) -> None:
     vhci = Vhci(sys_tree)
-    assert vhci.is_loaded and vhci.port_count == 12
+    assert vhci.is_loaded
     assert [row.port for row in vhci.rows()] == list(range(12))
 
 
