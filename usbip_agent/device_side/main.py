@@ -25,6 +25,7 @@ from usbip_agent.device_side.triggers import Triggers
 from usbip_agent.errors import ExitStatus, Fault
 from usbip_agent.identity.own import own_identity
 from usbip_agent.kernel.exporter import Exporter
+from usbip_agent.kernel.holds import Holds, is_name_of_hold
 from usbip_agent.kernel.mounts import MountWatch
 from usbip_agent.kernel.stub import Stub
 from usbip_agent.kernel.udev_rules import UdevRules
@@ -73,7 +74,10 @@ class _Daemon:
         self._options = options
         self._policy = policy
         self._notifier = Notifier()
-        self._stub = Stub()
+        stored = descriptors_from_systemd()
+        self._links = tuple(each for each in stored if not is_name_of_hold(each.name))
+        self._stub = Stub(Holds(self._notifier, {
+            each.name: each.descriptor for each in stored if is_name_of_hold(each.name)}))
         self._vudc = Vudc()
         own = own_identity(AGENT)
         self._dial = Dialler(lambda: Credentials(own.certificate, own.key) if own is not None else None)
@@ -83,10 +87,9 @@ class _Daemon:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        stored = descriptors_from_systemd()
         runtime = Path(os.environ.get("RUNTIME_DIRECTORY") or AGENT.runtime_directory)
         records = RecordStore(runtime / "exports", ExportRecord)
-        leftovers = Leftovers(records, stored, self._notifier)
+        leftovers = Leftovers(records, self._links, self._notifier)
         watcher = LinkWatcher()
         outlets = Outlets(self._publish, self._withdraw, self._notifier.status,
                           lambda: self._reconsider(agent), self._claims.claim)
@@ -99,6 +102,7 @@ class _Daemon:
         mounts, sleep = MountWatch(agent.usage_changed), _sleep_watch(agent)
         mounts.start()
         sleep.start()
+        await self._stub.forget_the_gone()
         watch = DeviceWatch(agent, self._vudc)
         await watch.start()
         leftovers.forget_the_rest()
@@ -120,7 +124,7 @@ class _Daemon:
             log.info("restarting: connected devices stay connected")
             agent.leave_everything()
         else:
-            await self._claims.withdraw()
+            await self._claims.withdraw(agent.exports())
             await agent.give_everything_back()
         await presence.leave()
         await self._notifier.drain(DRAIN_DEADLINE)
@@ -152,6 +156,7 @@ class _Daemon:
         if self._triggers is not None:
             self._triggers.reconsider()
             self._claims.follow(agent.policy, agent.held)
+            self._claims.examine(agent.exports())
 
     def _handle_signals(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()

@@ -2,17 +2,16 @@
 
 Sources: drivers/usb/usbip/stub_main.c, stub_dev.c. The table ``match_busid`` has 16 entries, and only
 ``rebind`` ever clears one: ``del`` leaves an entry that was bound. But ``rebind`` follows the entry's
-pointer to its device, which dangles once the device was unplugged. So from the bind on we hold the device
-and its hub open in usbfs: that keeps both structures alive, and makes ``rebind`` safe also for a device
-that is gone.
+pointer to its device, which dangles once the device was unplugged. So from the bind on the device and its hub
+are held (see ``holds``): that makes ``rebind`` safe also for a device that is gone.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 from usbip_agent.device import Device
@@ -20,20 +19,20 @@ from usbip_agent.errors import BusyFault, KernelFault, ModuleFault, NotExportabl
 from usbip_agent.kernel import sysfs
 from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
+from usbip_agent.kernel.holds import Enumeration, Holds
 
 DRIVER = "usbip-host"
-DEVICE_NODES = Path("/dev/bus/usb")
 
 log = logging.getLogger(__name__)
 
 
 class Stub:
-    """usbip-host, below the USB bus in *root* (normally /sys)."""
+    """usbip-host, below the USB bus in *root* (normally /sys); *holds* may come from an earlier run."""
 
-    def __init__(self, root: Path = sysfs.SYSFS) -> None:
+    def __init__(self, holds: Holds | None = None, root: Path = sysfs.SYSFS) -> None:
         self._bus = root / "bus/usb"
         self._driver = self._bus / "drivers" / DRIVER
-        self._held: dict[str, list[int]] = {}
+        self._holds = holds or Holds()
 
     def is_loaded(self) -> bool:
         return self._driver.is_dir()
@@ -47,12 +46,10 @@ class Stub:
         return tuple(sysfs.read_text(self._driver / "match_busid").split())
 
     def holds(self, device: Device) -> bool:
-        return sysfs.driver_of(self._directory(device)) == DRIVER
+        return self._is_bound(device.bus_id)
 
     def is_present(self, device: Device) -> bool:
-        directory = self._directory(device)
-        return (sysfs.read_number(directory / "busnum"), sysfs.read_number(directory / "devnum")) == (
-            device.bus_number, device.device_number)
+        return self._number_in(device.bus_id) == (device.bus_number, device.device_number)
 
     def link_status(self, device: Device) -> LinkStatus:
         return link_status_in(self._directory(device))
@@ -62,26 +59,54 @@ class Stub:
             what = "a hub" if device.is_hub else "itself imported from another machine"
             raise NotExportableFault(f"{device.bus_id} is {what}")
         self.require_module()
-        await in_thread(f"bind {device.bus_id}", lambda: self._claim(device))
+        if self.holds(device):
+            return  # a re-export needs no rebind
+        await in_thread(f"open {device.bus_id}", lambda: self._enter(device))
+        self._holds.keep(device)  # before the bind: it cannot be made good later
+        try:
+            await in_thread(f"bind {device.bus_id}", lambda: self._bind(device))
+        except KernelFault as fault:
+            self._holds.let_go(Enumeration.of(device))
+            if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):
+                raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
+            raise
+        self._let_go(set(self._holds.in_place_of(device.bus_id)) - {Enumeration.of(device)})
 
     async def hand_over(self, device: Device, link: socket.socket) -> None:
         await hand_over_in(self._directory(device), device.bus_id, link)
 
     async def give_back(self, device: Device) -> None:
-        await in_thread(f"unbind {device.bus_id}", lambda: self._give_back(device))
+        if await in_thread(f"unbind {device.bus_id}", lambda: self._give_back(device)):
+            self._let_go(self._holds.in_place_of(device.bus_id))
 
     async def resume(self, device: Device) -> None:
         await in_thread(f"open {device.bus_id}", lambda: self._hold(device))
+        self._holds.keep(device)
 
     async def forget(self, device: Device) -> None:
-        await in_thread(f"forget {device.bus_id}", lambda: self._forget(device))
+        await self._forget_place(device.bus_id, self._holds.in_place_of(device.bus_id))
+
+    async def forget_the_gone(self) -> None:
+        """Clears what is left of devices that went while nobody looked. Before anything else is done."""
+        for held in self._holds.all():
+            number = self._number_in(held.bus_id)
+            is_being_reset = number[0] and not number[1]
+            if number != (held.bus_number, held.device_number) and not is_being_reset:
+                await self._forget_place(held.bus_id, (held,))
+
+    def _is_bound(self, bus_id: str) -> bool:
+        return sysfs.driver_of(self._bus / "devices" / bus_id) == DRIVER
+
+    def _number_in(self, bus_id: str) -> tuple[int, int]:
+        """Number of the bus, and on it; (0, 0) when nothing is there."""
+        directory = self._bus / "devices" / bus_id
+        return sysfs.read_number(directory / "busnum"), sysfs.read_number(directory / "devnum")
 
     def _directory(self, device: Device) -> Path:
         return self._bus / "devices" / device.bus_id
 
-    def _claim(self, device: Device) -> None:
-        if self.holds(device):
-            return  # a re-export needs no rebind
+    def _enter(self, device: Device) -> None:
+        """Into the table, and open."""
         if not self.is_present(device):
             raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
         try:
@@ -91,14 +116,13 @@ class Stub:
                 raise BusyFault("usbip-host holds 16 devices, and that is all it can hold") from None
             raise
         self._hold(device)
+
+    def _bind(self, device: Device) -> None:
         try:
             self._unbind_local_driver(device)
             sysfs.write(self._driver / "bind", device.bus_id)
-        except KernelFault as fault:
-            self._let_go(device)
+        except KernelFault:
             self._probe_local_driver(device)
-            if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):
-                raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
             raise
 
     def _unbind_local_driver(self, device: Device) -> None:
@@ -117,53 +141,39 @@ class Stub:
         except KernelFault:
             pass  # unplugged, or no local driver wants it: there is nothing to give it back to
 
-    def _give_back(self, device: Device) -> None:
+    def _give_back(self, device: Device) -> bool:
+        """Whether it was there to be given back."""
         if not self.holds(device) or not self.is_present(device):
-            return
+            return False
         if self.link_status(device) is LinkStatus.USED:
             raise BusyFault(f"{device.bus_id} still has a link; unbinding it now would crash the kernel")
         self._hold(device)
         sysfs.write(self._driver / "unbind", device.bus_id)
-        self._rebind(device)
+        self._rebind(device.bus_id)
         if not sysfs.driver_of(self._directory(device)):
             self._probe_local_driver(device)
-        self._let_go(device)
+        return True
 
-    def _forget(self, device: Device) -> None:
-        """The device is gone; its entry is not."""
-        bus_id = device.bus_id
-        if bus_id in self._held and bus_id in self.claimed_bus_ids() and not self.holds(device):
-            self._rebind(device)
-        self._let_go(device)
+    async def _forget_place(self, bus_id: str, held: Collection[Enumeration]) -> None:
+        """The devices that were held are gone; the entry of their place is not."""
+        if held:
+            await in_thread(f"forget {bus_id}", lambda: self._clear_entry(bus_id))
+        self._let_go(held)
 
-    def _rebind(self, device: Device) -> None:
+    def _clear_entry(self, bus_id: str) -> None:
+        if bus_id in self.claimed_bus_ids() and not self._is_bound(bus_id):
+            self._rebind(bus_id)
+
+    def _rebind(self, bus_id: str) -> None:
         """Clears the entry in ``match_busid``, and has a local driver probe the device if it is there."""
         try:
-            sysfs.write(self._driver / "rebind", device.bus_id)
+            sysfs.write(self._driver / "rebind", bus_id)
         except KernelFault as fault:
             log.debug("%s", fault)  # it had no entry
 
     def _hold(self, device: Device) -> None:
-        """Keeps the kernel's structures of the device and of its hub alive."""
-        if device.bus_id in self._held:
-            return
-        directory = self._directory(device).resolve()
-        opened = (_open(directory), _open(directory.parent))
-        self._held[device.bus_id] = [descriptor for descriptor in opened if descriptor is not None]
-        if len(self._held[device.bus_id]) != 2:
-            self._let_go(device)
+        self._holds.hold(device, self._directory(device))
 
-    def _let_go(self, device: Device) -> None:
-        for descriptor in self._held.pop(device.bus_id, ()):
-            os.close(descriptor)
-
-
-def _open(directory: Path) -> int | None:
-    """The usbfs node of the device in *directory*, opened for nothing but to be held."""
-    bus, device = sysfs.read_number(directory / "busnum"), sysfs.read_number(directory / "devnum")
-    node = DEVICE_NODES / f"{bus:03}" / f"{device:03}"
-    try:
-        return os.open(node, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        log.debug("%s: %s", node, error.strerror)
-        return None
+    def _let_go(self, held: Collection[Enumeration]) -> None:
+        for each in held:
+            self._holds.let_go(each)

@@ -76,14 +76,15 @@ class Notifier:
         if self._watchdog is not None:
             self._watchdog.cancel()
 
-    def store(self, name: str, descriptor: int) -> None:
+    def store(self, name: str, descriptor: int, *, until_it_ends: bool = True) -> None:
         """Leaves a dup of *descriptor* with systemd, to come back as *name* at the next start.
 
-        *name* is ASCII without a colon (sd_pid_notify_with_fds(3)). Connected sockets leave the store by
-        themselves when their other end goes (EPOLLHUP).
+        *name* is ASCII without a colon (sd_pid_notify_with_fds(3)). What ends (EPOLLHUP: a connected socket
+        whose other end goes, usbfs whose device goes) leaves the store by itself, if *until_it_ends*.
         """
         if self._socket is not None:
-            self._send(_Message(f"FDSTORE=1\nFDNAME={name}", os.dup(descriptor)))
+            text = f"FDSTORE=1\nFDNAME={name}" + ("" if until_it_ends else "\nFDPOLL=0")
+            self._send(_Message(text, os.dup(descriptor)))
 
     def forget(self, name: str) -> None:
         """Takes every descriptor called *name* out of the store."""

@@ -39,6 +39,7 @@ class FakeSystemd:
             if old is not None:
                 os.close(old)
         if "FDSTORE" in fields:
+            assert ("FDPOLL" in fields) != fields["FDNAME"].startswith("export-"), fields
             self.stored[fields["FDNAME"]] = descriptors[0]
         return fields
 
@@ -52,10 +53,23 @@ class FakeSystemd:
             self._until(lambda fields: text in fields.get("STATUS", ""), f"no status with {text!r}")
         return self.status
 
-    def until_stored(self, *names: str) -> None:
-        """Waits until these descriptors are in the store and no others."""
-        if set(self.stored) != set(names):
-            self._until(lambda fields: set(self.stored) == set(names), f"{names} are not what is stored")
+    @property
+    def exports(self) -> set[str]:
+        """The busids of which link, device and hub are in the store; all three or none."""
+        found: dict[str, set[str]] = {}
+        for name in self.stored:
+            role, bus_id = name.partition("@")[0].split("-", 1)
+            found.setdefault(bus_id, set()).add(role)
+        assert all(roles <= {"export", "device", "hub"} for roles in found.values()), found
+        return {bus_id for bus_id, roles in found.items() if len(roles) == 3}
+
+    def until_stored(self, *bus_ids: str) -> None:
+        """Waits until the links of these devices, and what is held of them, are in the store and no others."""
+        def is_so() -> bool:
+            return self.exports == set(bus_ids) and len(self.stored) == 3 * len(bus_ids)
+
+        if not is_so():
+            self._until(lambda fields: is_so(), f"{bus_ids} are not what is stored")
 
     def _until(self, wanted: Callable[[Fields], bool], otherwise: str) -> Fields:
         end = time.monotonic() + DEADLINE

@@ -20,7 +20,7 @@ from pathlib import Path
 from usbip_agent.bus import server
 from usbip_agent.bus.operations import AgentOperations
 from usbip_agent.errors import KernelFault
-from usbip_agent.kernel import mounts, stub, sysfs, udev_rules
+from usbip_agent.kernel import holds, mounts, sysfs, udev_rules
 from usbip_agent.report import Report
 
 MACHINE = Path(os.environ["FAKE_MACHINE"])
@@ -40,7 +40,7 @@ def write(attribute: Path, value: str) -> None:
 def replace_the_machine() -> None:
     sysfs.write = write
     nodes = Path(os.environ["UMOCKDEV_DIR"]) / "nodes"
-    stub.DEVICE_NODES = nodes / "bus/usb"
+    holds.DEVICE_NODES = nodes / "bus/usb"
     mounts.PROC = MACHINE / "proc"  # for looking; the watch has its default already, and polls the real one
     from usbip_agent.kernel import block_devices, usage
 

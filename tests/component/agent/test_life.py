@@ -54,7 +54,7 @@ async def test_a_restart_keeps_the_link(machine: Machine) -> None:
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, DEADLINE) == ExitStatus.DONE
     assert "restarting: connected devices stay connected" in machine.said()
-    assert machine.kernel.linked == {"1-1"} and set(machine.systemd.stored) == {"export-1-1"}
+    assert machine.kernel.linked == {"1-1"} and machine.systemd.exports == {"1-1"}
     await adopted(machine, since)
     visit.close()
 
@@ -65,7 +65,7 @@ async def test_a_crash_keeps_the_link(machine: Machine, how: signal.Signals) -> 
     with machine.running() as process:
         machine.connected("1-1")
         since = (await machine.report("1-1")).since
-        machine.systemd.until_stored("export-1-1")
+        machine.systemd.until_stored("1-1")
         end(process, how)
     await adopted(machine, since)
 
@@ -88,7 +88,7 @@ async def test_the_end_of_an_adopted_link_is_noticed(machine: Machine) -> None:
     machine.tree.plug("1-1", STICK, announced=False)
     with machine.running() as process:
         visit = machine.connected("1-1")["1-1"]
-        machine.systemd.until_stored("export-1-1")
+        machine.systemd.until_stored("1-1")
         end(process, signal.SIGKILL)
     with machine.running():
         machine.systemd.until_status("1 connected")
@@ -113,12 +113,13 @@ def test_what_was_pulled_out_meanwhile_leaves_nothing(machine: Machine) -> None:
     machine.tree.plug("1-1", STICK, announced=False)
     with machine.running() as process:
         machine.connected("1-1")
-        machine.systemd.until_stored("export-1-1")
+        machine.systemd.until_stored("1-1")
         end(process, signal.SIGKILL)
     machine.kernel.unplug("1-1")
     with machine.running():
         machine.systemd.until_status("no USB devices here")
         machine.systemd.until_stored()
+    assert machine.kernel.table == []
     assert not list((machine.directory / "runtime/exports").iterdir())
 
 
