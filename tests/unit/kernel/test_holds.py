@@ -1,0 +1,129 @@
+"""What is held of exported devices, and what the next run makes of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from usbip_agent.device import Device, Kind, Speed
+from usbip_agent.kernel import holds
+from usbip_agent.kernel.holds import Enumeration, Holds, is_name_of_hold
+from usbip_agent.kernel.stub import Stub
+
+STICK = Device(Kind.USB, "1-1.2", 1, 7, Speed.HIGH, "10c4", "ea60")
+NAMES = ["device-1-1.2@1.7", "hub-1-1.2@1.7"]
+
+
+class Store:
+    """Stands for systemd: what is stored, by name."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+    def store(self, name: str, descriptor: int, *, until_it_ends: bool = True) -> None:
+        assert not until_it_ends  # else systemd would drop it when the device goes: just when it is needed
+        self.kept[name] = os.dup(descriptor)
+
+    def handed_out(self) -> dict[str, int]:
+        """What the next run gets."""
+        return {name: os.dup(descriptor) for name, descriptor in self.kept.items()}
+
+    def forget(self, name: str) -> None:
+        os.close(self.kept.pop(name))
+
+
+class Sysfs:
+    """A hub with a stick, and the stub's files: what is written to them stays there to be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.bus, self.driver = root, root / "bus/usb", root / "bus/usb/drivers/usbip-host"
+        self.driver.mkdir(parents=True)
+        for name in ("match_busid", "rebind"):
+            (self.driver / name).touch()
+        (root / "hub").mkdir()
+        (root / "hub/busnum").write_text("1\n")
+        (root / "hub/devnum").write_text("2\n")
+        for number in (2, 7, 8):
+            node = root / f"nodes/001/{number:03}"
+            node.parent.mkdir(parents=True, exist_ok=True)
+            node.touch()
+
+    def plug(self, number: int) -> None:
+        place = self.root / "hub/1-1.2"
+        place.mkdir(exist_ok=True)
+        (place / "busnum").write_text("1\n")
+        (place / "devnum").write_text(f"{number}\n")
+        (self.bus / "devices").mkdir(exist_ok=True)
+        if not (self.bus / "devices/1-1.2").is_symlink():
+            (self.bus / "devices/1-1.2").symlink_to(place)
+
+    def unplug(self) -> None:
+        (self.bus / "devices/1-1.2").unlink()
+
+    @property
+    def rebound(self) -> str:
+        return (self.driver / "rebind").read_text()
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sysfs:
+    monkeypatch.setattr(holds, "DEVICE_NODES", tmp_path / "nodes")
+    return Sysfs(tmp_path)
+
+
+async def earlier_run(sysfs: Sysfs) -> Store:
+    """It held the stick, and died."""
+    sysfs.plug(7)
+    (sysfs.driver / "match_busid").write_text("1-1.2 \n")
+    store = Store()
+    await Stub(Holds(store), sysfs.root).resume(STICK)
+    assert sorted(store.kept) == NAMES and all(map(is_name_of_hold, NAMES))
+    return store
+
+
+async def test_a_device_that_went_meanwhile_leaves_no_entry(sysfs: Sysfs) -> None:
+    store = await earlier_run(sysfs)
+    sysfs.unplug()
+    await Stub(Holds(store, store.handed_out()), sysfs.root).forget_the_gone()
+    assert sysfs.rebound == "1-1.2" and store.kept == {}
+
+
+async def test_a_device_that_is_still_there_is_left_alone(sysfs: Sysfs) -> None:
+    store = await earlier_run(sysfs)
+    held = Holds(store, store.handed_out())
+    stub = Stub(held, sysfs.root)
+    for number in (7, 0):  # 0: it is just being reset
+        sysfs.plug(number)
+        await stub.forget_the_gone()
+    assert sysfs.rebound == "" and sorted(store.kept) == NAMES
+    assert held.in_place_of("1-1.2") == (Enumeration.of(STICK),)
+
+
+async def test_another_device_in_the_same_port_keeps_its_driver(sysfs: Sysfs) -> None:
+    store = await earlier_run(sysfs)
+    sysfs.plug(8)
+    (sysfs.root / "hub/1-1.2/driver").symlink_to(sysfs.driver)  # the kernel obeyed the entry
+    held = Holds(store, store.handed_out())
+    stub = Stub(held, sysfs.root)
+    await stub.forget_the_gone()
+    assert sysfs.rebound == "" and store.kept == {}
+    await stub.resume(replace(STICK, device_number=8))
+    assert sorted(store.kept) == ["device-1-1.2@1.8", "hub-1-1.2@1.8"]
+
+
+async def test_without_what_was_held_no_entry_is_touched(sysfs: Sysfs) -> None:
+    """rebind would follow a pointer to nowhere."""
+    await earlier_run(sysfs)
+    sysfs.unplug()
+    stub = Stub(Holds(), sysfs.root)
+    await stub.forget_the_gone()
+    await stub.forget(STICK)
+    assert sysfs.rebound == ""
+
+
+@pytest.mark.parametrize("name", ["export-1-1", "device-1-1", "device-1-1@1.7:2", "listen-1", ""])
+def test_what_is_no_hold(name: str) -> None:
+    assert not is_name_of_hold(name)
