@@ -1,4 +1,4 @@
-"""A short run of chaos; ``USBIP_CHAOS_SECONDS`` and ``USBIP_CHAOS_SEED`` make it longer, or another one."""
+"""A short run of chaos; ``USBIP_CHAOS_SECONDS``, ``_SEED`` and ``_TRANSPORT`` make it another one."""
 from __future__ import annotations
 
 import os
@@ -9,7 +9,8 @@ from .report import say
 
 
 def test_everything_comes_back_by_itself(pair: Pair) -> None:
-    seed = int(os.environ.get("USBIP_CHAOS_SEED", "1"))
-    survived = chaos.run(pair, seed, float(os.environ.get("USBIP_CHAOS_SECONDS", "240")))
-    say(f"survived {sum(survived.values())} faults: {dict(survived)}")
-    assert sum(survived.values()) >= 3
+    chosen = {name: os.environ.get(f"USBIP_CHAOS_{name}", default)
+              for name, default in (("SECONDS", "240"), ("SEED", "1"), ("TRANSPORT", "tls"))}
+    world = chaos.run(pair, int(chosen["SEED"]), float(chosen["SECONDS"]), chosen["TRANSPORT"])
+    say(chaos.told(world))
+    assert sum(world.survived.values()) >= 3
