@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from usbip_agent.errors import Fault, ProtocolFault, RefusedFault
 from usbip_agent.text import printable
+from usbip_agent.transport.flushing import Flusher
 from usbip_agent.transport.relay import CHUNK, Buffer, DuplexLink
 
 PIECE = 60 * 1024
@@ -29,12 +30,11 @@ class TlsLink:
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname)
         self._peer, self._hint = peer, hint
         self._buffer = memoryview(bytearray(CHUNK))
-        self._writing = asyncio.Lock()
+        self._flusher = Flusher(self._write_outgoing)
         self._is_torn = False
         self._has_ended = False
         self._fault: Fault | None = None
         self._closed = False
-        self._flusher: asyncio.Task[None] | None = None
 
     @property
     def peer_certificate(self) -> bytes | None:
@@ -53,21 +53,21 @@ class TlsLink:
                 self._tls.do_handshake()
                 break
             except ssl.SSLWantReadError:
-                await self._flush()
+                await self._flusher.flush()
                 await self._take_more()
                 if self._has_ended:
                     raise ProtocolFault(f"{self._peer} hung up in the TLS handshake") from None
             except ssl.SSLError as error:
-                await self._flush_quietly()
+                await self._flusher.flush_quietly()
                 raise tls_fault(error, self._peer, self._hint) from None
-        await self._flush()
+        await self._flusher.flush()
 
     async def receive(self) -> Buffer:
         while True:
             if count := self._decrypt():
                 return self._buffer[:count]
             if self._outgoing.pending:
-                self._flush_soon()
+                self._flusher.flush_soon()
             if self._fault is not None:
                 raise self._fault
             if self._has_ended:
@@ -76,7 +76,7 @@ class TlsLink:
 
     async def send(self, data: Buffer) -> None:
         whole = memoryview(data)
-        async with self._writing:
+        async with self._flusher.turn:
             for start in range(0, len(whole), PIECE):
                 try:
                     self._tls.write(whole[start:start + PIECE])
@@ -91,12 +91,11 @@ class TlsLink:
         try:
             async with asyncio.timeout(FAREWELL):
                 self._say_goodbye()
-                await self._flush()
+                await self._flusher.flush()
         except (Fault, TimeoutError):
             pass  # it has gone without hearing it
         finally:
-            if self._flusher is not None:
-                self._flusher.cancel()
+            self._flusher.cancel()
             await self._below.close()
 
     def _say_goodbye(self) -> None:
@@ -131,21 +130,6 @@ class TlsLink:
         except ssl.SSLError as error:
             self._fault = tls_fault(error, self._peer, self._hint)
         return filled
-
-    def _flush_soon(self) -> None:
-        """Whoever receives must not wait for room to send: two who both do would wait for ever."""
-        if not self._writing.locked() and (self._flusher is None or self._flusher.done()):
-            self._flusher = asyncio.create_task(self._flush_quietly())
-
-    async def _flush_quietly(self) -> None:
-        try:
-            await self._flush()
-        except Fault:
-            pass  # who receives is told as well
-
-    async def _flush(self) -> None:
-        async with self._writing:
-            await self._write_outgoing()
 
     async def _write_outgoing(self) -> None:
         while self._outgoing.pending:

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from usbip_agent.errors import DeadlineFault, Fault, ProtocolFault
+from usbip_agent.transport.flushing import Flusher
 from usbip_agent.transport.relay import Buffer, DuplexLink
 from usbip_agent.transport.stream import shut_down
 from usbip_agent.transport.websocket_frames import MAXIMUM_SENT, NORMAL, POLICY_VIOLATION, Frames
@@ -36,13 +37,12 @@ class WebSocketLink:
         self._below = below
         self._frames = frames
         self._payloads: deque[Buffer] = deque()
-        self._writing = asyncio.Lock()
+        self._flusher = Flusher(self._write_replies)
         self._is_torn = False
         self._fault: Fault | None = None
         self._closed = False
         self._is_listening = False
         self._heard = asyncio.Event()
-        self._flusher: asyncio.Task[None] | None = None
         self._pinger = asyncio.create_task(self._ping(pings))
 
     async def receive(self) -> Buffer:
@@ -62,11 +62,11 @@ class WebSocketLink:
         except Fault as fault:
             self._fault = self._fault or fault
         if self._frames.replies:
-            self._flush_soon()
+            self._flusher.flush_soon()
 
     async def send(self, data: Buffer) -> None:
         whole = memoryview(data)
-        async with self._writing:
+        async with self._flusher.turn:
             for start in range(0, len(whole), MAXIMUM_SENT):
                 await self._write_replies()
                 await self._write(self._frames.binary(whole[start:start + MAXIMUM_SENT]))
@@ -87,12 +87,11 @@ class WebSocketLink:
         try:
             async with asyncio.timeout(FAREWELL):
                 self._frames.close(code, reason)
-                await self._flush()
+                await self._flusher.flush()
         except (Fault, TimeoutError):
             pass  # it has gone without hearing it
         finally:
-            if self._flusher is not None:
-                self._flusher.cancel()
+            self._flusher.cancel()
             self._fault = self._fault or ProtocolFault("the WebSocket is closed")
             await self._below.close()
 
@@ -116,7 +115,7 @@ class WebSocketLink:
                 self._frames.ping()
             except Fault:
                 return  # the end is known already
-            self._flush_soon()
+            self._flusher.flush_soon()
             try:
                 async with asyncio.timeout(pings.answer_within):
                     await self._heard.wait()
@@ -126,21 +125,6 @@ class WebSocketLink:
                     self._fault = DeadlineFault(f"no answer to a ping for {pings.answer_within:g} s")
                     shut_down(self.socket)
                     return
-
-    def _flush_soon(self) -> None:
-        """Whoever receives must not wait for room to send: two who both do would wait for ever."""
-        if not self._writing.locked() and (self._flusher is None or self._flusher.done()):
-            self._flusher = asyncio.create_task(self._flush_quietly())
-
-    async def _flush_quietly(self) -> None:
-        try:
-            await self._flush()
-        except Fault:
-            pass  # who receives is told as well
-
-    async def _flush(self) -> None:
-        async with self._writing:
-            await self._write_replies()
 
     async def _write_replies(self) -> None:
         while replies := bytes(self._frames.replies):
