@@ -83,10 +83,16 @@ class FakeStub:
         """Waits until these devices have a link and no others."""
         self.until(lambda: self.linked == wanted, deadline)
 
+    def link(self, bus_id: str) -> socket.socket:
+        """What was handed over."""
+        with self._changed:
+            link = self._stubs[bus_id].link
+        assert link is not None
+        return link
+
     def received(self, bus_id: str, size: int) -> bytes:
         """The next bytes on a link, as the driver would take them."""
-        link = self._stubs[bus_id].link
-        assert link is not None
+        link = self.link(bus_id)
         link.settimeout(LINGERING)
         return link.recv(size, socket.MSG_PEEK)
 

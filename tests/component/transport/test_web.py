@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from usbip_agent.errors import Fault, ProtocolFault, RefusedFault, UnreachableFa
 from usbip_agent.policy import hosts
 from usbip_agent.policy.proxy import Proxy
 from usbip_agent.policy.transports import Transport
+from usbip_agent.transport import websocket_client
 from usbip_agent.transport.dial import connect
 from usbip_agent.transport.stream import Stream
 from usbip_agent.transport.websocket_dial import dial_websocket
@@ -111,6 +112,21 @@ async def test_content_arrives_whole_both_ways_at_once(
         assert str(theirs.address) == "127.0.0.1", "X-Forwarded-For is not believed"
         await ours.close()
         assert await ended(theirs.socket)
+        await theirs.close()
+
+
+async def test_a_dead_reverse_proxy_is_noticed_as_the_host_s_entry_says(
+        identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[socket.socket, float]] = []
+    monkeypatch.setattr(websocket_client, "tune", lambda *arguments: told.append(arguments))
+    async with behind_a_proxy(identities) as (host, port):
+        ours = await dial_websocket(
+            replace(entry(port), dead_after=33.0), dialling(identities.node), lambda certificate: None,
+            connect, outer_context=identities.outer)
+        theirs = await host.stream()
+        [(tuned, dead_after)] = told
+        assert tuned.family == socket.AF_INET and dead_after == 33.0
+        await ours.close()
         await theirs.close()
 
 

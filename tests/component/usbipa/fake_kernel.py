@@ -56,6 +56,11 @@ class FakeKernel:
             assert self._changed.wait_for(lambda: set(self._attached) == wanted, deadline), (
                 f"used are {sorted(self._attached)}; {self.history}")
 
+    def link(self, port: int) -> socket.socket:
+        """What was attached to *port*."""
+        with self._changed:
+            return self._attached[port].kernels
+
     def stop(self) -> None:
         self._wake.close()
         self._thread.join()
