@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 
-from usbip_agent.device_side.claim_rules import claim_rules
+from usbip_agent.device import Kind
+from usbip_agent.device_side.claim_rules import UDEV_CLAIMED, claim_rules
+from usbip_agent.device_side.export import Export
 from usbip_agent.errors import Fault
-from usbip_agent.kernel.udev_rules import UdevRules
+from usbip_agent.kernel.udev_rules import UdevRules, mend_marks
 from usbip_agent.policy.agent import AgentPolicy
+from usbip_agent.report import ExportState
 
 log = logging.getLogger(__name__)
+
+_AT_REST = frozenset({ExportState.IGNORED, ExportState.WAITING, ExportState.HELD, ExportState.FAILED})
+"""The states in which a mark is mended. Taking a device, and giving it back, makes events that do it as well.
+What is in use (BLOCKED) stays as its users know it: a file manager that is to ignore it cannot eject it."""
 
 
 class Claims:
@@ -18,6 +27,8 @@ class Claims:
 
     def __init__(self, rules: UdevRules) -> None:
         self._rules = rules
+        self._suspects: dict[Path, bool] = {}
+        self._examined: set[tuple[str, int]] = set()
         self._told: tuple[AgentPolicy, frozenset[str]] | None = None
         self._wanted = ""
         self._task: asyncio.Task[None] | None = None
@@ -34,9 +45,27 @@ class Claims:
         self.follow(policy, held)
         await self.settled()
 
-    async def withdraw(self) -> None:
+    def examine(self, exports: Iterable[Export]) -> None:
+        """Mends the marks of devices that udev saw before the rules that are now.
+
+        Once for each enumeration under the same rules: there are devices that udev's rules cannot tell.
+        """
+        present = set()
+        for export in exports:
+            enumeration = export.device.bus_id, export.device.device_number
+            present.add(enumeration)
+            if enumeration not in self._examined and export.state in _AT_REST and _is_local(export):
+                self._examined.add(enumeration)
+                claimed = bool(export.decision.hosts) and not export.held
+                self._suspects[Path(export.device.sys_path)] = claimed
+        self._examined &= present
+        if self._suspects:
+            self._work()
+
+    async def withdraw(self, exports: Iterable[Export]) -> None:
         """Marks nothing any more: the devices are local ones again."""
         self._told = None
+        self._suspects = {Path(export.device.sys_path): False for export in exports if _is_local(export)}
         self._put("")
         await self.settled()
 
@@ -46,15 +75,30 @@ class Claims:
             await asyncio.wait({self._task})
 
     def _put(self, text: str) -> None:
+        if text != self._wanted:
+            self._examined.clear()
         self._wanted = text
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._write())
+        self._work()
 
-    async def _write(self) -> None:
+    def _work(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
         written = None
-        while written != self._wanted:
-            written = self._wanted
+        while written != self._wanted or self._suspects:
             try:
-                await self._rules.put(written)
+                if written != self._wanted:
+                    written = self._wanted
+                    await self._rules.put(written)
+                else:
+                    suspects, self._suspects = self._suspects, {}
+                    await mend_marks(UDEV_CLAIMED, suspects)
             except Fault as fault:
                 log.warning("other programs are not told to leave exported devices alone: %s", fault)
+                self._suspects.clear()
+
+
+def _is_local(export: Export) -> bool:
+    """Whether a driver of this machine has the device."""
+    return export.device.kind is Kind.USB and not export.claimed

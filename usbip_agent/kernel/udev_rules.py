@@ -1,7 +1,7 @@
 """The rules that we give to udev, in /run: written whole or not at all, and only when they change.
 
 udev looks for changed rules by itself, but at most every 3 s; told to, it knows them from the next event on.
-An event that it has handled already stays as it was handled: ``look_again`` has it handled anew.
+An event that it has handled already stays as it was handled: ``mend_marks`` has it handled anew.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from usbip_agent.blocking import in_thread
@@ -20,9 +20,15 @@ DIRECTORY = Path("/run/udev/rules.d")
 CLAIMS = "61-usbip-agent-claims.rules"
 """Behind 50-udev-default, which reads a device's interfaces; before 69-libmtp, 77 to 80-mm and 80-udisks2."""
 
+DATABASE = Path("/run/udev/data")
+"""What udev knows of each device: ``c189:2`` is a USB device's, by its node."""
+
 RELOAD = ("udevadm", "control", "--reload", "--timeout=5")
 RELOAD_DEADLINE = 10.0
 """Seconds for udev to take the new rules. It does so between two events, whatever those are waiting for."""
+
+MENDING_DEADLINE = 5.0
+"""Seconds for small reads and writes; a device that keeps one of them for longer keeps its mark."""
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +93,26 @@ class UdevRules:
             log.info("udev was not told of %s: %s", self._file.name, done.stderr.decode(errors="replace"))
 
 
-async def look_again(device_directory: Path) -> None:
-    """Has udev apply its rules anew to the USB device in *device_directory* and to all that hangs on it.
+async def mend_marks(mark: str, expected: Mapping[Path, bool], database: Path = DATABASE) -> None:
+    """Has udev apply its rules anew to the USB devices that have *mark* and should not, or the reverse.
 
-    For a device that was there before its rules were. Everybody hears a ``change`` of it.
+    *expected* says it of devices' directories. For those that were there before the rules were: everybody
+    hears a ``change`` of them, and of all that hangs on them. DeadlineFault.
     """
-    await in_thread(f"change {device_directory.name}", lambda: _change(device_directory.resolve()))
+    await in_thread(
+        "udev marks", lambda: _mend_marks(mark, expected, database), deadline=MENDING_DEADLINE)
+
+
+def _mend_marks(mark: str, expected: Mapping[Path, bool], database: Path) -> None:
+    for directory, should_be in expected.items():
+        number = sysfs.read_text(directory / "dev")
+        if number and _is_marked(mark, database / f"c{number}") is not should_be:
+            _change(directory.resolve())
+
+
+def _is_marked(mark: str, entry: Path) -> bool:
+    """Whether udev's record of a device (which sd-device(3) reads as well) says that *mark* is set."""
+    return f"E:{mark}=1" in sysfs.read_bytes(entry).decode("utf-8", "replace").splitlines()
 
 
 def _change(directory: Path) -> None:

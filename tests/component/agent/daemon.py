@@ -19,6 +19,7 @@ from tests.component.agent.tree import PRELOAD, Tree
 from tests.component.bus.private_bus import PERMISSIVE, REPOSITORY, PrivateBus, private_bus
 from usbip_agent import wire
 from usbip_agent.bus.client import Added, Changed, connect_to
+from usbip_agent.device_side.claim_rules import UDEV_CLAIMED
 from usbip_agent.names import AGENT
 from usbip_agent.report import DeviceReport
 
@@ -64,6 +65,18 @@ class Machine:
         """What udev was told to mark."""
         [file] = (self.directory / "rules.d").iterdir()
         return file.read_text()
+
+    def mark(self, bus_id: str) -> None:
+        """Has udev remember that a device is claimed."""
+        number = (self.tree.bus / "devices" / bus_id / "dev").read_text().strip()
+        record = self.directory / "run/udev/data" / f"c{number}"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"E:{UDEV_CLAIMED}=1\n")
+
+    def asked_of_udev(self) -> list[str]:
+        """The events that udev was asked for: ``change 1-1``."""
+        log = self.directory / "uevents"
+        return log.read_text().splitlines() if log.exists() else []
 
     def configure(self, text: str) -> None:
         self.configuration.write_text(text)

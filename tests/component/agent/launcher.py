@@ -1,8 +1,7 @@
 """usbip-agent itself, with nothing replaced but the machine.
 
-What is written to /sys goes to a fake kernel, mounts and sessions are read elsewhere, udev's rules are left
-in a directory, and whoever runs the tests is root.
-
+What is written to /sys goes to a fake kernel, mounts and sessions are read elsewhere, udev's rules and the
+events that it is asked for are left in a directory, and whoever runs the tests is root.
 
 A write goes to the fake kernel over a socket, for a hand-over together with the descriptor that it names, and
 returns when the kernel has obeyed; as a write to sysfs does. /sys for reading is umockdev's.
@@ -27,6 +26,10 @@ MACHINE = Path(os.environ["FAKE_MACHINE"])
 
 
 def write(attribute: Path, value: str) -> None:
+    if attribute.name == "uevent":
+        with (MACHINE / "uevents").open("a") as log:
+            log.write(f"{value} {attribute.parent.name}\n")
+        return
     descriptors = [int(value)] if attribute.name == "usbip_sockfd" else []
     name = attribute.relative_to("/sys/bus/usb")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as kernel:
@@ -49,6 +52,7 @@ def replace_the_machine() -> None:
     usage.read_usage.__defaults__ = (places, *(usage.read_usage.__defaults__ or ())[1:])
     udev_rules.UdevRules = partial(  # type: ignore[assignment,misc]
         udev_rules.UdevRules, MACHINE / "rules.d", reload=["true"])
+    udev_rules.mend_marks.__defaults__ = (MACHINE / "run/udev/data",)
     serve_agent = server.serve_agent
 
     async def serve_us_as_root(operations: AgentOperations, *, reports: Iterable[Report]) -> server.BusServer:

@@ -167,3 +167,19 @@ def test_what_udev_is_told_to_mark(machine: Machine) -> None:
         process.terminate()
         assert process.wait(DEADLINE) == 0
     assert not list((machine.directory / "rules.d").iterdir())
+
+
+def test_what_udev_saw_before_it_was_told(machine: Machine) -> None:
+    machine.host.go()
+    for bus_id, make in (("1-1", STICK), ("1-2", STICK), ("1-3", ADAPTER), ("1-4", ADAPTER)):
+        machine.tree.plug(bus_id, make, announced=False)
+    for bus_id in ("1-2", "1-4"):
+        machine.mark(bus_id)
+    with machine.running() as process:
+        machine.systemd.until_status("next try in 2 s")  # by the first failure it was asked, and not again
+        unmarked, marked = ["change 1-1", "change 1-1:1.0"], ["change 1-4", "change 1-4:1.0"]
+        assert machine.asked_of_udev() == unmarked + marked
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
+    # This udev does nothing, so the end finds what it was once more, and the mark that was right till then.
+    assert machine.asked_of_udev()[4:] == ["change 1-2", "change 1-2:1.0"] + marked

@@ -151,6 +151,7 @@ async def test_what_the_system_stands_on_is_left_alone(machine: Machine) -> None
         report = await machine.until_state("1-1", "blocked")
         assert report.reason == "/dev/sda is mounted on /srv"
         assert machine.host.nobody_comes(0.5) and machine.kernel.history == []
+        assert machine.asked_of_udev() == []  # nor is anybody told to ignore it, who could unmount it
         table.write_text("")
         process.send_signal(1)  # its timer would come to it as well
         machine.connected("1-1")

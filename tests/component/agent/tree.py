@@ -81,7 +81,8 @@ class Tree:
         self._number = self._number % 127 + 1
         number, bus = self._number, int(bus_id.partition("-")[0])
         directory = self._place(bus_id, behind)
-        self._make(directory, "usb_device", {**make.attributes(number), "busnum": str(bus)},
+        numbers = {"busnum": str(bus), "dev": f"189:{number - 1}"}
+        self._make(directory, "usb_device", {**make.attributes(number), **numbers},
                    ID_PATH=f"pci-0000:00:14.0-usb-0:{bus_id.partition('-')[2]}")
         (directory / "descriptors").write_bytes(make.descriptors())
         for index, code in enumerate(make.interfaces):

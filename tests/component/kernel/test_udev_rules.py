@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from usbip_agent.errors import KernelFault
-from usbip_agent.kernel.udev_rules import CLAIMS, UdevRules, look_again
+from usbip_agent.kernel.udev_rules import CLAIMS, UdevRules, mend_marks
 
 TEXT = '# rules\nLABEL="x"\n'
 
@@ -66,9 +66,30 @@ async def test_the_whole_device_is_looked_at_again_and_not_its_neighbours(tmp_pa
         (directory / "uevent").touch()
         if directory.name != "power":
             (directory / "subsystem").symlink_to(tmp_path)
+    (device / "dev").write_text("189:1\n", encoding="ascii")
     (device / "1-1.2/idVendor").touch()
     (device / "1-1:1.0/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "1-1").symlink_to(device)
-    await look_again(tmp_path / "1-1")
-    changed = sorted(file.parent for file in tmp_path.rglob("uevent") if file.read_text(encoding="ascii"))
-    assert changed == sorted(inside)
+    await mend_marks("MARK", {tmp_path / "1-1": True, tmp_path / "gone": True}, tmp_path)
+    assert changed(tmp_path) == sorted(inside)
+
+
+@pytest.mark.parametrize(("record", "should_be", "mended"), [
+    ("E:MARK=1\n", True, False), ("I:1\nE:MARK=1\nG:x\n", False, True), ("", False, False),
+    ("E:MARK=0\n", True, True), ("E:OTHER_MARK=1\nE:MARK=10\n", False, False),
+])
+async def test_only_what_is_marked_wrongly(
+        record: str, should_be: bool, mended: bool, tmp_path: Path) -> None:
+    device = tmp_path / "1-1"
+    device.mkdir()
+    (device / "subsystem").symlink_to(tmp_path)
+    (device / "uevent").touch()
+    (device / "dev").write_text("189:1\n", encoding="ascii")
+    (tmp_path / "c189:1").write_text(record, encoding="ascii")
+    await mend_marks("MARK", {device: should_be}, tmp_path)
+    assert changed(tmp_path) == ([device] if mended else [])
+
+
+def changed(directory: Path) -> list[Path]:
+    """The devices that have had an event."""
+    return sorted(file.parent for file in directory.rglob("uevent") if file.read_text(encoding="ascii"))
