@@ -15,8 +15,11 @@ from usbip_agent.kernel.vudc import Vudc
 log = logging.getLogger(__name__)
 
 
+MODULES = ("usbip_host", "usbip_vudc")
+
+
 class DeviceWatch:
-    """Tells the agent of USB devices and gadgets as they come and go.
+    """Tells the agent of USB devices and gadgets as they come and go, and of modules that it may wait for.
 
     Reading a device waits for its lock in the kernel, which a driver may hold for long: each is read in a
     thread of its own. An event that came later wins over one that took longer to read.
@@ -42,12 +45,16 @@ class DeviceWatch:
 
     def _on_event(self, event: Uevent) -> None:
         name = event.name
+        if event.subsystem == "module":
+            if event.action is Action.ADD and name in MODULES:
+                self._agent.try_now()
+            return
         if event.subsystem == "usb" and event.action not in (Action.ADD, Action.REMOVE):
             return  # bind, unbind and change are the echo of what we do ourselves
         self._serial += 1
         self._latest[name] = self._serial
         if event.action is Action.REMOVE:
-            self._agent.unplugged(name)
+            self._agent.unplugged(name, event.device_number)
         else:
             self._spawn(self._look_at(event, self._serial))
 

@@ -50,6 +50,12 @@ class Uevent:
         """The device's own name, which for a USB device is its busid."""
         return self.sys_path.name
 
+    @property
+    def device_number(self) -> int:
+        """Which enumeration of a USB device it is about, as the kernel says in the event; 0 = not said."""
+        number = self.properties.properties.get("DEVNUM", "")
+        return int(number) if number.isdecimal() else 0
+
 
 class UeventMonitor:
     """Calls *on_event* for each udev event that passes the filter, and *on_overrun* when some were lost.
@@ -65,6 +71,7 @@ class UeventMonitor:
         if usb_devices:
             self._monitor.filter_by("usb", "usb_device")
             self._monitor.filter_by("udc")
+            self._monitor.filter_by("module")
         if tag:
             self._monitor.filter_by_tag(tag)
         self._on_event = on_event
@@ -135,7 +142,7 @@ def read_usb_device(directory: Path, path: str) -> Device | None:
     device_number = sysfs.read_number(directory / "devnum")
     if not (len(vendor) == len(product) == 4 and bus_number and device_number):
         return None
-    return Device(
+    found = Device(
         kind=Kind.USB, bus_id=directory.name, bus_number=bus_number, device_number=device_number,
         speed=Speed.from_sysfs(sysfs.read_text(directory / "speed")), vendor=vendor, product=product,
         release=sysfs.read_number(directory / "bcdDevice", base=16),
@@ -150,3 +157,5 @@ def read_usb_device(directory: Path, path: str) -> Device | None:
         manufacturer=sysfs.read_text(directory / "manufacturer"),
         model=sysfs.read_text(directory / "product"),
         path=path, sys_path=str(directory))
+    # Else half of it may be another one's, that came in its place meanwhile.
+    return found if sysfs.read_number(directory / "devnum") == device_number else None

@@ -69,12 +69,21 @@ def shorten_deadlines(seconds: float) -> None:
     attempt.UNEXPORT_DEADLINE = seconds
 
 
+def wait_for_ever() -> None:
+    """For what is tried again because something has happened, and not because it was time."""
+    from usbip_agent.device_side import export
+
+    export.FIRST_DELAY = export.LONGEST_DELAY = 3600.0
+
+
 if __name__ == "__main__":
     if os.environ.get("LISTEN_FDS"):
         os.environ["LISTEN_PID"] = str(os.getpid())  # as systemd sets it, which knows the process it makes
     replace_the_machine()
     if "FAKE_DEADLINE" in os.environ:
         shorten_deadlines(float(os.environ["FAKE_DEADLINE"]))
+    if "FAKE_PATIENCE" in os.environ:
+        wait_for_ever()
 
     from usbip_agent.cli.agent import main
 

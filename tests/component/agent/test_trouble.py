@@ -135,9 +135,10 @@ def test_without_the_module_it_runs_and_says_so(machine: Machine) -> None:
     driver = machine.tree.bus / "drivers/usbip-host"
     away = driver.rename(driver.with_name("away"))
     machine.tree.plug("1-1", STICK, announced=False)
-    with machine.running():
+    with machine.running(FAKE_PATIENCE="yes"):
         machine.systemd.until_status("the kernel module usbip-host is not loaded (modprobe usbip-host)")
         away.rename(driver)
+        machine.tree.load("usbip_host")
         machine.connected("1-1")
 
 

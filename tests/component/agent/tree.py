@@ -107,6 +107,10 @@ class Tree:
         """An event of the device in *directory*."""
         self._tell(action, self._properties(directory.resolve()))
 
+    def load(self, module: str) -> None:
+        """The event of a module that is ready."""
+        self._tell("add", {"DEVPATH": f"/module/{module}", "SUBSYSTEM": "module"})
+
     def _tell(self, action: str, properties: dict[str, str]) -> None:
         udev.tell(self.root, {"ACTION": action, "SEQNUM": str(next(self._events)), **properties})
 
