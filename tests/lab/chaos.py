@@ -35,7 +35,9 @@ def run(pair: Pair, seed: int, seconds: float, transport: str) -> World:
         try:
             for name in burst:
                 FAULTS[name][1](world)
+            ended = time.monotonic()
             judge(world)
+            world.recoveries.append(time.monotonic() - ended)
         except (AssertionError, LabError):
             say(f"chaos: not in order after {', '.join(burst)} (seed {seed}), "
                 f"having survived {sum(world.survived.values())} faults")
@@ -47,7 +49,10 @@ def run(pair: Pair, seed: int, seconds: float, transport: str) -> World:
 def told(world: World) -> str:
     """The faults survived, by kind, and how far memory and descriptors of each daemon went up and down."""
     kinds = ", ".join(f"{count} {name}" for name, count in world.survived.most_common())
-    lines = [f"{sum(world.survived.values())} faults survived: {kinds}"]
+    recoveries = sorted(world.recoveries)
+    lines = [f"{sum(world.survived.values())} faults survived: {kinds}",
+             f"{len(recoveries)} quiet periods, all in order and looked at after {recoveries[0]:.0f} to "
+             f"{recoveries[-1]:.0f} s, half of them within {recoveries[len(recoveries) // 2]:.0f} s"]
     for service, levels in world.levels.items():
         (memory, descriptors) = ([level[which] for level in levels] for which in (0, 1))
         lines.append(f"{service}, {len(levels)} times: {min(memory)} to {max(memory)} kB, "

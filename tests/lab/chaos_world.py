@@ -32,6 +32,8 @@ class World:
     chance: random.Random
     plugged: dict[int | str, Device] = field(default_factory=dict)
     survived: Counter[str] = field(default_factory=Counter)
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from the end of the last fault until everything was found in order."""
     levels: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Of each daemon, after each quiet period: its memory in KiB and how many descriptors it has open."""
 
