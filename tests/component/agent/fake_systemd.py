@@ -64,7 +64,7 @@ class FakeSystemd:
         return {bus_id for bus_id, roles in found.items() if len(roles) == 3}
 
     def until_stored(self, *bus_ids: str) -> None:
-        """Waits until the links of these devices, and what is held of them, are in the store and no others."""
+        """Waits until the links of these devices, and what is held of them, are all that is in the store."""
         def is_so() -> bool:
             return self.exports == set(bus_ids) and len(self.stored) == 3 * len(bus_ids)
 
