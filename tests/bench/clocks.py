@@ -68,6 +68,11 @@ def wait_arrivals(witness: Job, count: int, deadline: float) -> None:
     witness.wait_for(r"(?:arrived \S+\s+){%d}" % count, deadline)
 
 
+def arrivals(witness: Job) -> int:
+    """How many have arrived until now."""
+    return witness.output.count("arrived ")
+
+
 def sample(node: Guest, host: Guest) -> Sample:
     """Asks the witness on *host*."""
     return Sample(**node.run(["python3", f"{IN_GUEST}/witness.py", "ask", host.address, str(EXCHANGES)]).json)

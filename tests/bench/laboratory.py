@@ -15,7 +15,7 @@ from tests.lab.pair import Pair
 
 HERE = Path(__file__).parent
 IN_GUEST = "/run/bench"
-PROGRAMS = ("floor_node.py", "floor_host.py", "witness.py")
+PROGRAMS = ("floor_node.py", "floor_host.py", "witness.py", "bus_witness.py", "importing.py")
 _STARTED = time.monotonic()
 
 

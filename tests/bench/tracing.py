@@ -54,6 +54,11 @@ def start(guest: Guest, probes: Sequence[str], ports: Sequence[int]) -> None:
                           probes="\n".join(f"echo '{probe}' >> kprobe_events" for probe in probes)))
 
 
+def also(guest: Guest, event: str, condition: str) -> None:
+    """Has an *event* of the kernel's own stamped as well, where *condition* holds; after ``start``."""
+    guest.sh(f"cd {TRACING}/events/{event} && echo '{condition}' > filter && echo 1 > enable")
+
+
 def clear(guest: Guest) -> None:
     """Forgets what was stamped until now."""
     guest.sh(f"echo > {TRACING}/trace")

@@ -60,7 +60,7 @@ def measure(laboratory: Laboratory, options: argparse.Namespace) -> Report:
     with laboratory.guests() as pair:
         tracing.start(pair.node, tracing.NODE_PROBES, PORTS)
         tracing.start(pair.host, tracing.HOST_PROBES, PORTS)
-        bench = _Bench(pair, Turns(pair, contenders), clocks.start_witness(pair.host))
+        bench = Bench(pair, Turns(pair, contenders), clocks.start_witness(pair.host))
         first = bench.round(contenders)
         while (sum(_waited(each) <= FAIR for each in rounds) < options.plugs
                and len(rounds) < options.plugs * options.patience):
@@ -73,13 +73,14 @@ def measure(laboratory: Laboratory, options: argparse.Namespace) -> Report:
                    bench.uncertainty)
 
 
-class _Bench:
+class Bench:
+    """Plugs a stick of its own, for one contender after the other."""
+
     def __init__(self, pair: Pair, turns: Turns, witness: Job) -> None:
         self.uncertainty = 0.0
         self._pair = pair
         self._turns = turns
         self._witness = witness
-        self._arrivals = 0
         self._stick = Stick(serial="BENCH1")
 
     def round(self, contenders: Sequence[Contender]) -> Round:
@@ -94,13 +95,13 @@ class _Bench:
             tracing.clear(guest)
         spent = {guest.name: processor_time(guest, contender) for guest in guests}
         watch = disturbance.Watch()
+        arrived = clocks.arrivals(self._witness)
         busid = node.plug(self._stick, 1, wait=False)
-        self._arrivals += 1
-        clocks.wait_arrivals(self._witness, self._arrivals, SLOW)
+        clocks.wait_arrivals(self._witness, arrived + 1, SLOW)
         waited = watch.share()
         host.until(f"[ -b {self._stick.disk} ]", SLOW)
-        on_node = _moments(tracing.node_moments(busid), tracing.events(node))
-        on_host = _moments(tracing.HOST_MOMENTS, tracing.events(host))
+        on_node = moments(tracing.node_moments(busid), tracing.events(node))
+        on_host = moments(tracing.HOST_MOMENTS, tracing.events(host))
         self._unplug()
         contender.catch_up(self._pair)
         spent = {guest.name: processor_time(guest, contender) - spent[guest.name] for guest in guests}
@@ -121,9 +122,10 @@ def _waited(one: Round) -> float:
     return max(plug.waited for plug in one.values())
 
 
-def _moments(wanted: Mapping[str, tracing.Moment], found: Sequence[tracing.Event]) -> Moments:
-    moments = {name: moment(found) for name, moment in wanted.items()}
-    return {name: at for name, at in moments.items() if at is not None}
+def moments(wanted: Mapping[str, tracing.Moment], found: Sequence[tracing.Event]) -> Moments:
+    """When each of those that happened did."""
+    seen = {name: moment(found) for name, moment in wanted.items()}
+    return {name: at for name, at in seen.items() if at is not None}
 
 
 def _since_plug(on_node: Moments, on_host: Moments, clock: clocks.Clocks) -> Moments:
