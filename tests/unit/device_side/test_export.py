@@ -38,6 +38,18 @@ def test_delays_double_up_to_a_minute_and_the_reason_is_shown() -> None:
     assert export.attempts == 10
 
 
+def test_delays_are_spread_so_that_a_fleet_does_not_come_at_once() -> None:
+    for chance, factor in ((0.0, 0.75), (0.5, 1.0), (0.999, 1.2495)):
+        time = Time()
+        export = Export(STICK, TO_LAB, replace(time.clocks, chance=lambda drawn=chance: drawn))
+        export.begin()
+        delays = []
+        for _ in range(8):
+            delays.append(failed(export, UnreachableFault("away")))
+            export.timer_due()
+        assert delays == pytest.approx([factor * each for each in (1, 2, 4, 8, 16, 32, 60, 60)])
+
+
 def test_a_refused_device_is_local_at_once_while_it_waits() -> None:
     export = Export(STICK, TO_LAB, Time().clocks, claimed=True)
     export.begin()

@@ -1,0 +1,179 @@
+"""The agent with several devices: what happens reaches those whom it concerns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.device_side.samples import BACKUP, LAB, STICK
+from tests.unit.device_side.world import World, away, policy, until
+from usbip_agent.device_side.agent import CLOCKS
+from usbip_agent.device_side.flapping import TOLERATED
+from usbip_agent.errors import BlockedFault
+from usbip_agent.policy.agent import AgentPolicy
+
+Begin = Callable[[AgentPolicy], World]
+
+
+@pytest.fixture
+async def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Begin]:
+    worlds: list[World] = []
+
+    def make(applied: AgentPolicy) -> World:
+        worlds.append(World(tmp_path, applied))
+        return worlds[-1]
+
+    async def nobody_uses_it(*_arguments: object) -> None: ...
+
+    monkeypatch.setattr("usbip_agent.device_side.guard.Guard.examine", nobody_uses_it)
+    yield make
+    for world in worlds:
+        await world.close()
+
+
+async def test_a_network_that_changes_helps_all_and_a_name_those_who_wait_for_it(begin: Begin) -> None:
+    world = begin(policy(LAB))
+    world.hosts.away[LAB.name] = away(LAB)
+    world.agent.plugged(STICK)
+    await world.until("waiting")
+    assert world.hosts.dialled == ["lab"]
+    world.agent.try_now(BACKUP)
+    assert world.reports["1-1"].state == "waiting"
+    for helps in (LAB, None):
+        before = len(world.hosts.dialled)
+        world.agent.try_now(helps)
+        await until(lambda: len(world.hosts.dialled) > before)
+        await world.until("waiting")
+    world.hosts.away.clear()
+    world.agent.try_now()
+    await world.until("connected")
+    world.agent.try_now()
+    assert world.reports["1-1"].state == "connected"
+
+
+async def test_the_first_of_the_list_that_takes_it(begin: Begin) -> None:
+    world = begin(policy(LAB, BACKUP))
+    world.agent.plugged(STICK)
+    assert (await world.until("connected")).host == "lab" and world.hosts.dialled == ["lab"]
+    world.hosts.away[LAB.name] = away(LAB)
+    world.agent.plugged(replace(STICK, bus_id="1-2", device_number=3))
+    assert (await world.until("connected", "1-2")).host == "backup"
+    assert world.hosts.dialled == ["lab", "lab", "backup"]
+
+
+async def test_back_to_the_preferred_host(begin: Begin) -> None:
+    world = begin(policy(LAB, BACKUP, failback=10.0))
+    world.hosts.away[LAB.name] = away(LAB)
+    world.agent.plugged(STICK)
+    assert (await world.until("connected")).host == "backup"
+    world.hosts.away.clear()
+    world.agent.fail_back("1-1")
+    await until(lambda: (world.reports["1-1"].state, world.reports["1-1"].host) == ("connected", "lab"))
+    assert world.kernel.done.count("give back") == 1
+
+
+async def test_asleep_nothing_is_connected_and_awake_everything(begin: Begin) -> None:
+    world = begin(policy(LAB))
+    world.agent.plugged(STICK)
+    await world.until("connected")
+    await world.agent.fall_asleep()
+    assert world.kernel.done[-1] == "give back" and world.kernel.claimed == set()
+    world.agent.try_now()
+    assert world.reports["1-1"].state == "waiting"
+    world.agent.wake_up()
+    await world.until("connected")
+
+
+async def test_what_is_blocked_is_examined_when_usage_changes(
+        begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def mounted(*_arguments: object) -> None:
+        raise BlockedFault("/dev/sda1 is mounted on /srv")
+
+    async def unmounted(*_arguments: object) -> None: ...
+
+    world = begin(policy(LAB))
+    monkeypatch.setattr("usbip_agent.device_side.guard.Guard.examine", mounted)
+    world.agent.plugged(STICK)
+    assert (await world.until("blocked")).reason == "/dev/sda1 is mounted on /srv"
+    assert world.hosts.dialled == [] and world.kernel.done == []
+    monkeypatch.setattr("usbip_agent.device_side.guard.Guard.examine", unmounted)
+    world.agent.usage_changed()
+    assert world.reports["1-1"].state == "connecting"
+    await world.until("connected")
+
+
+async def test_a_device_that_comes_and_goes_is_left_alone_and_says_so(begin: Begin) -> None:
+    world = begin(policy(LAB))
+    for number in range(TOLERATED):
+        world.agent.plugged(replace(STICK, device_number=number + 2))
+        await world.until("connected")
+        world.agent.unplugged("1-1")
+        await until(lambda: not world.reports)
+    before = len(world.hosts.dialled)
+    world.agent.plugged(STICK)
+    report = world.reports["1-1"]
+    assert report.state == "waiting" and report.next_attempt > report.since
+    assert report.reason == f"plugged in {TOLERATED + 1} times within a minute: left alone for 2 s"
+    assert len(world.hosts.dialled) == before
+    world.agent.plugged(replace(STICK, bus_id="1-2", device_number=99))
+    await world.until("connected", "1-2")
+
+
+async def test_what_comes_back_with_other_ids_is_decided_anew(begin: Begin) -> None:
+    world = begin(policy(LAB))
+    world.agent.plugged(STICK)
+    await world.until("connected")
+    decided: list[str] = []
+    decide = AgentPolicy.decide
+
+    def note(self: AgentPolicy, device: object) -> object:
+        decided.append(getattr(device, "product"))
+        return decide(self, device)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AgentPolicy, "decide", note)
+        world.agent.plugged(STICK)
+        assert decided == []
+        world.agent.plugged(replace(STICK, device_number=3, product="ea61"))
+    assert decided == ["ea61"]
+    await until(lambda: (world.reports["1-1"].product, world.reports["1-1"].state) == ("ea61", "connected"))
+    assert "forget" in world.kernel.done
+
+
+async def test_what_udev_forgot_to_say_is_found_by_looking(begin: Begin) -> None:
+    world = begin(policy())
+    others = [replace(STICK, bus_id=f"1-{number}", device_number=number) for number in (2, 3, 4)]
+    world.agent.present(others)
+    assert sorted(world.reports) == ["1-2", "1-3", "1-4"]
+    world.agent.present([STICK, others[0]], {"1-3"})
+    await until(lambda: sorted(world.reports) == ["1-1", "1-2", "1-3"])
+
+
+async def test_udev_is_told_before_a_reload_takes_effect(begin: Begin) -> None:
+    world = begin(policy())
+    world.agent.plugged(STICK)
+    await world.until("ignored")
+    world.policy = policy(LAB)
+    await world.agent.reload()
+    assert world.claims == [(world.policy, frozenset(), {"1-1": "ignored"})]
+    await world.until("connected")
+
+
+async def test_a_reload_tries_at_once_what_waits(begin: Begin) -> None:
+    world = begin(policy(LAB))
+    world.hosts.away[LAB.name] = away(LAB)
+    world.agent.plugged(STICK)
+    await world.until("waiting")
+    world.hosts.away.clear()
+    await world.agent.reload()
+    assert world.reports["1-1"].state == "connecting"
+    await world.until("connected")
+
+
+def test_a_clock_that_is_set_changes_no_delay() -> None:
+    from_the_start = time.clock_gettime(time.CLOCK_MONOTONIC)
+    assert 0 <= CLOCKS.monotonic() - from_the_start < 60
