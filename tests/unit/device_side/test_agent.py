@@ -44,9 +44,8 @@ async def test_a_network_that_changes_helps_all_and_a_name_those_who_wait_for_it
     world.agent.try_now(BACKUP)
     assert world.reports["1-1"].state == "waiting"
     for helps in (LAB, None):
-        before = len(world.hosts.dialled)
         world.agent.try_now(helps)
-        await until(lambda: len(world.hosts.dialled) > before)
+        assert world.reports["1-1"].state == "connecting", "at once, and not when its timer is due"
         await world.until("waiting")
     world.hosts.away.clear()
     world.agent.try_now()
