@@ -20,6 +20,7 @@ from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
 from usbip_agent.service.notify import Notifier, StoredDescriptor
 from usbip_agent.service.records import RecordStore
+from usbip_agent.transport.stream import shut_down
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Leftovers:
     def _discard(self, bus_id: str, link: socket.socket | None) -> None:
         self._store.remove(bus_id)
         if link is not None:
+            shut_down(link)  # nobody knows what it leads to; what the kernel still has of it ends
             link.close()
             self._notifier.forget(descriptor_name(bus_id))
 

@@ -2,7 +2,7 @@
 
 One file for each, replaced atomically, readable by nobody else. They live in /run: a reboot forgets them
 together with the links. A record that cannot be written costs a restart its memory of one link, so it is a
-warning and never a fault.
+warning and never a fault; one for all, until there is room again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class RecordStore(Generic[Record]):
     def __init__(self, directory: Path, kind: type[Record]) -> None:
         self._directory = directory
         self._kind = kind
+        self._fails = False
 
     def put(self, name: str, record: Record) -> None:
         """Writes or replaces the record called *name* (a busid or a port: no slash)."""
@@ -45,15 +46,18 @@ class RecordStore(Generic[Record]):
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(content)
             os.replace(temporary, self._directory / f"{name}.json")
+            self._fails = False
         except OSError as error:
-            log.warning("%s: a restart will not know of it: %s", name, error.strerror)
+            log.log(logging.DEBUG if self._fails else logging.WARNING,
+                    "%s: a restart will not know of it, as nothing can be written to %s: %s",
+                    name, self._directory, error.strerror)
+            self._fails = True
+            _unlink(temporary)
+            self.remove(name)  # what it said is no longer so
 
     def remove(self, name: str) -> None:
         """Forgets the record called *name*, if there is one."""
-        try:
-            os.unlink(self._directory / f"{name}.json")
-        except OSError:
-            pass  # there was none, or there is no directory any more
+        _unlink(self._directory / f"{name}.json")
 
     def all(self) -> Iterator[tuple[str, Record]]:
         """Every record that can be read, with its name. One that cannot is a leftover, and removed."""
@@ -81,3 +85,10 @@ class RecordStore(Generic[Record]):
             return record
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def _unlink(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # there was none, or there is no directory any more
