@@ -75,16 +75,21 @@ class Agent:
         keeper = self._keepers.get(device.bus_id)
         if keeper is None:
             self._adopt_or_begin(device)
-        elif not keeper.export.device.same_device_as(device):
+        elif keeper.export.is_gone or not keeper.export.device.same_device_as(device):
             self._note(device)
             keeper.apply(keeper.export.replugged(device, self._policy.decide(device)))
 
-    def unplugged(self, bus_id: str) -> None:
-        """A device is gone."""
-        self._twins.unplugged(bus_id)
+    def unplugged(self, bus_id: str, number: int = 0) -> None:
+        """A device is gone; *number* says which of those that came at that port, 0 = whatever is there."""
         keeper = self._keepers.get(bus_id)
+        if keeper is not None and number and self._is_another(keeper.export.latest, number):
+            return  # udev is late: what has come in its place is known already
+        self._twins.unplugged(bus_id)
         if keeper is not None:
             keeper.apply(keeper.export.unplugged())
+
+    def _is_another(self, known: Device, number: int) -> bool:
+        return known.device_number != number and self._surroundings.exporter_of(known).is_present(known)
 
     def present(self, devices: Iterable[Device], unsure: Set[str] = frozenset()) -> None:
         """All devices that are there, after a start or after events were lost; *unsure* is left alone."""

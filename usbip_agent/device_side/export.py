@@ -268,6 +268,16 @@ class Export:
         return self.connection is not None and self.by_hand in (None, self.connection.host)
 
     @property
+    def latest(self) -> Device:
+        """The device that is there now, or was last."""
+        return self._successor[0] if self._successor is not None else self.device
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether what the machine works on was unplugged; something else may have come in its place."""
+        return self._gone
+
+    @property
     def attempt_was_cancelled(self) -> bool:
         return self._cancelled
 

@@ -26,7 +26,7 @@ from usbip_agent.report import DeviceReport, ExportState
 from usbip_agent.service.journal import transition
 from usbip_agent.service.notify import Notifier
 from usbip_agent.service.records import RecordStore
-from usbip_agent.transport.stream import Stream
+from usbip_agent.transport.stream import Stream, shut_down
 from usbip_agent.transport.watch import LinkWatcher, keep
 
 log = logging.getLogger(__name__)
@@ -231,6 +231,8 @@ class Keeper:
         return self.export.release_done
 
     async def _clean_up(self, device: Device) -> Outcome:
+        if self._link is not None:
+            shut_down(self._link)
         self._close_link()
         try:
             await self._around.exporter_of(device).forget(device)
