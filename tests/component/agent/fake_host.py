@@ -68,6 +68,10 @@ class FakeHost:
         visit.accept()
         return visit
 
+    def visited(self) -> bytes:
+        """What the next who comes says, up to a request."""
+        return self._welcome().data
+
     def _welcome(self) -> Visit:
         self._listener.settimeout(DEADLINE)
         peer, _address = self._listener.accept()

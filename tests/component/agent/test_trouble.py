@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.component.agent.daemon import Machine
-from tests.component.agent.fake_host import DEADLINE, Visit
+from tests.component.agent.fake_host import DEADLINE, FakeHost, Visit
 from tests.component.agent.tree import STICK
 from usbip_agent import wire
 
@@ -129,6 +129,26 @@ default: {{connect: [gone, lab]}}
     with machine.running():
         machine.connected("1-1")
         assert (await machine.report("1-1")).host == "lab"
+
+
+def test_a_preferred_host_that_comes_back_is_probed(machine: Machine) -> None:
+    preferred = FakeHost()
+    preferred.go()
+    machine.configure(f"""\
+version: 1
+hosts:
+  away: {{address: 127.0.0.1, port: {preferred.port}, transport: plain}}
+  lab: {{address: 127.0.0.1, port: {machine.host.port}, transport: plain}}
+rules:
+  - {{name: sticks, connect: [away, lab], failback: 10s}}
+""")
+    machine.tree.plug("1-1", STICK, announced=False)
+    with machine.running():
+        machine.connected("1-1")
+        preferred.come_back()
+        assert preferred.visited() == b"", "it was there, and asked for nothing"
+        assert machine.kernel.linked == {"1-1"}
+    preferred.close()
 
 
 def test_without_the_module_it_runs_and_says_so(machine: Machine) -> None:

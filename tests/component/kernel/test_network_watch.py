@@ -42,6 +42,10 @@ async def main():
     await called("a route less")
     ip("addr", "change", "2001:db8::7/64", "dev", "lo", "valid_lft", "900", "preferred_lft", "900")
     await called("an address")
+    ip("addr", "add", "192.0.2.7/32", "dev", "lo")
+    await called("an IPv4 address without a route")
+    ip("addr", "add", "2001:db8::9/128", "dev", "lo", "noprefixroute")
+    await called("an IPv6 address without a route")
     ip("addr", "change", "2001:db8::7/64", "dev", "lo", "valid_lft", "800", "preferred_lft", "800")
     ip("link", "set", "lo", "mtu", "9000")
     ip("neigh", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:01", "dev", "lo")
@@ -76,4 +80,4 @@ def test_one_call_for_each_change() -> None:
         capture_output=True, text=True, timeout=120, check=False)
     assert said.stdout.splitlines() == [
         "quiet at first", "one call for a link with its addresses", "a route", "a route less", "an address",
-        "nothing for what helps nobody", "up again", "messages were lost", "closed"], said.stderr
+        "an IPv4 address without a route", "an IPv6 address without a route", "nothing for what helps nobody", "up again", "messages were lost", "closed"], said.stderr
