@@ -24,6 +24,10 @@ RECEIVE_BUFFER = 8 << 20
 """Bytes. A hub with dozens of devices makes thousands of events in a second; the default holds some 200."""
 
 
+READINGS = 5
+"""Times that a device is read, until it had the same number before and after."""
+
+
 class Action(StrEnum):
     """The uevent actions that anybody here listens to."""
 
@@ -135,7 +139,19 @@ def device_of_event(event: Uevent) -> Device | None:
 
 
 def read_usb_device(directory: Path, path: str) -> Device | None:
-    """What sysfs says of the USB device in *directory*; *path* is udev's ID_PATH."""
+    """What sysfs says of the USB device in *directory*, None when it is gone; *path* is udev's ID_PATH.
+
+    A device that is being reset, as at the end of each link, has no number meanwhile: it is waited for.
+    """
+    for _ in range(READINGS):
+        found = _read_at_once(directory, path)
+        if found is not None or not directory.exists():
+            return found
+    return None
+
+
+def _read_at_once(directory: Path, path: str) -> Device | None:
+    sysfs.read_bytes(directory / "bConfigurationValue")  # takes the device's lock, as a reset does
     vendor = sysfs.read_text(directory / "idVendor")
     product = sysfs.read_text(directory / "idProduct")
     bus_number = sysfs.read_number(directory / "busnum")
