@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -92,12 +93,18 @@ async def _run(options: RunOptions, runtime: Path) -> None:
     await _Daemon(options, runtime).run()
 
 
-def _only_one(runtime: Path) -> IO[bytes]:
-    """Holds the runtime directory: two daemons would adopt, and end, each other's imports."""
+def _only_one(runtime: Path) -> IO[bytes] | nullcontext[None]:
+    """Holds the runtime directory: two daemons would adopt, and end, each other's imports.
+
+    A disk that has no room for it is no reason not to start: a port and a name have one owner as well.
+    """
     try:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = open(runtime / "lock", "ab")
     except OSError as error:
+        if not isinstance(error, PermissionError):
+            log.warning("%s cannot be used, a restart will not know of imports: %s", runtime, error.strerror)
+            return nullcontext()
         raise PermissionFault(f"{runtime} cannot be used: {error.strerror}",
                               hint=f"run as root, or let systemd: systemctl start {USBIPA.unit}") from None
     try:
