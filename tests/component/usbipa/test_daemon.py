@@ -93,6 +93,18 @@ def test_what_ended_meanwhile_is_not_adopted(machine: Machine) -> None:
     assert not list((machine.directory / "run/imports").iterdir())
 
 
+def test_a_link_that_no_record_tells_of_is_ended(machine: Machine) -> None:
+    with machine.running() as process:
+        link = machine.export()
+        machine.systemd.until_stored("import-0")
+        end(process, signal.SIGKILL)
+    (machine.directory / "run/imports/0.json").unlink()
+    with machine.running():
+        machine.kernel.until_ports(set(), DEADLINE)
+        assert link.recv(1) == b""
+        machine.systemd.until_stored()
+
+
 @asynccontextmanager
 async def restarting(bus: PrivateBus) -> AsyncIterator[None]:
     """A systemd whose job for usbipa is a restart."""

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.application_side.fake_vhci import PORTS_OF_A_HUB, FakeVhci, offer
 from tests.unit.application_side.side import OK_V9, PATIENCE, Side, heard, request, until
 from usbip_agent import wire
-from usbip_agent.application_side import life
+from usbip_agent.application_side import keeper, life
 from usbip_agent.application_side.adoption import Adoption
 from usbip_agent.application_side.imports import Imports
 from usbip_agent.application_side.keeper import Keeper
@@ -254,3 +254,35 @@ async def test_a_port_that_somebody_else_has_by_now_is_not_detached(side: Side) 
     side.vhci.taken_elsewhere = {0}
     await until(lambda: not list(side.keeper))
     assert side.vhci.taken_elsewhere == {0}
+
+
+async def test_a_port_that_the_kernel_gave_up_is_freed_at_the_next_start(side: Side) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        side.vhci.attach(0, left.fileno(), offer().devid, Speed.HIGH)
+        side.vhci.state = PortState.ERROR
+        side.records.write(Record(0, left.fileno(), offer(), "r", 1))
+        [row] = [row for row in side.vhci.rows() if row.port == 0]
+        side.keeper.adopt(Adoption(side.records.kept[0], row, None))
+        await until(lambda: not list(side.keeper))
+        assert not side.vhci.attached and not side.records.kept
+
+
+async def test_whoever_starts_after_a_crash_knows_of_every_attachment(side: Side) -> None:
+    known: list[bool] = []
+    side.vhci.on_attach = lambda port: known.append(port in side.records.kept)
+    side.vhci.busy = {0}
+    await side.export()
+    await until(lambda: side.vhci.attached)
+    assert known == [True, True]
+
+
+async def test_an_old_import_that_the_kernel_does_not_let_go_of_keeps_nobody_out(
+        side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "REPLACE_DEADLINE", 0.05)
+    await side.export()
+    await until(lambda: side.vhci.attached)
+    held, side.vhci.end = side.vhci.end, lambda port: None  # type: ignore[assignment]
+    assert (await side.export())[1] == OK_V9
+    await until(lambda: 1 in side.vhci.attached)
+    side.vhci.end = held  # type: ignore[assignment]
