@@ -163,7 +163,20 @@ class Serial(Device):
         return end
 
 
+class Network(Device):
+    """0525:a4a2, a network card whose cable ends nowhere, but has a carrier."""
+
+    driver = "usb-net"
+
+    def connect(self, qmp: Qmp) -> None:
+        qmp.command("netdev_add", type="hubport", id=f"{self.id}-end", hubid=0)
+        self.properties["netdev"] = f"{self.id}-end"
+
+    def disconnect(self, qmp: Qmp) -> None:
+        qmp.command("netdev_del", id=f"{self.id}-end")
+
+
 KINDS: dict[str, Callable[[], Device]] = {
     "stick": Stick, "keyboard": Keyboard, "mouse": Mouse, "tablet": Tablet, "serial": Serial,
-    "audio": Audio, "hub": Hub,
+    "audio": Audio, "hub": Hub, "network": Network,
 }
