@@ -45,6 +45,8 @@ def replace_the_machine() -> None:
     nodes = Path(os.environ["UMOCKDEV_DIR"]) / "nodes"
     holds.DEVICE_NODES = nodes / "bus/usb"
     mounts.PROC = MACHINE / "proc"  # for looking; the watch has its default already, and polls the real one
+    if (mounts.PROC / "1/mountinfo").is_symlink():  # to a table that the kernel keeps, which can be polled
+        mounts.MountWatch.__init__.__defaults__ = (mounts.PROC,)
     from usbip_agent.kernel import block_devices, usage
 
     places = block_devices.Places(dev=nodes, run=MACHINE / "run")
