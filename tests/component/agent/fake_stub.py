@@ -106,6 +106,12 @@ class FakeStub:
             self._changed.notify_all()
         self._poke()
 
+    def write(self, attribute: str, value: str) -> None:
+        """As somebody else, or a daemon that died since, has written to sysfs."""
+        with self._changed:
+            assert self._obey(attribute, value.split(), None) == 0
+            self._changed.notify_all()
+
     def stop(self) -> None:
         self._wake.close()
         self._thread.join()

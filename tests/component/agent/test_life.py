@@ -109,6 +109,23 @@ def test_what_ended_meanwhile_is_connected_anew(machine: Machine) -> None:
         machine.kernel.until_linked({"1-1"}, DEADLINE)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3], ids=["listed", "without a driver", "bound"])
+def test_a_bind_that_was_cut_short_is_finished(machine: Machine, steps: int) -> None:
+    machine.tree.plug("1-1", STICK, announced=False)
+    for attribute, value in (("drivers/usbip-host/match_busid", "add 1-1"), ("drivers/usb/unbind", "1-1"),
+                             ("drivers/usbip-host/bind", "1-1"))[:steps]:
+        machine.kernel.write(attribute, value)
+    before = len(machine.kernel.history)
+    with machine.running() as process:
+        machine.connected("1-1")
+        machine.kernel.until_linked({"1-1"}, DEADLINE)
+        if steps == 3:
+            assert [line.split()[0] for line in machine.kernel.history[before:]] == [
+                "devices/1-1/usbip_sockfd"]
+        assert end_politely(machine, process) == ExitStatus.DONE
+    assert machine.tree.driver("1-1") == "usb" and machine.kernel.table == []
+
+
 def test_what_was_pulled_out_meanwhile_leaves_nothing(machine: Machine) -> None:
     machine.tree.plug("1-1", STICK, announced=False)
     with machine.running() as process:
