@@ -37,8 +37,8 @@ class Udev:
     def start(self) -> None: ...
     def close(self) -> None: ...
 
-    def event(self, action: Action, bus_id: str) -> Uevent:
-        return Uevent(action, Path(f"/sys/{bus_id}"), "usb", "", SimpleNamespace(properties={}))
+    def event(self, action: Action, name: str, subsystem: str = "usb") -> Uevent:
+        return Uevent(action, Path(f"/sys/{name}"), subsystem, "", SimpleNamespace(properties={}))
 
     def enumerate_usb_devices(self) -> Iterator[Uevent]:
         found = [self.event(Action.ADD, bus_id) for bus_id in self.here]
@@ -54,6 +54,9 @@ class Udev:
 
     def plugged(self, device: Device) -> None:
         self.heard.append(f"plugged {device.bus_id} {device.device_number}")
+
+    def try_now(self) -> None:
+        self.heard.append("try now")
 
     def unplugged(self, bus_id: str, number: int = 0) -> None:
         self.heard.append(f"unplugged {bus_id}")
@@ -105,3 +108,11 @@ async def test_what_has_gone_before_it_could_be_read_is_gone(udev: Udev) -> None
     udev.tell(udev.event(Action.ADD, "1-1"))
     await until(lambda: udev.heard)
     assert udev.heard == ["unplugged 1-1"]
+
+
+async def test_a_module_that_comes_late_is_what_was_waited_for(udev: Udev) -> None:
+    udev.tell(udev.event(Action.ADD, "cdc_acm", "module"))
+    udev.tell(udev.event(Action.REMOVE, "usbip_host", "module"))
+    assert udev.heard == []
+    udev.tell(udev.event(Action.ADD, "usbip_host", "module"))
+    assert udev.heard == ["try now"]
