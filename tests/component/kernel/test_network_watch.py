@@ -80,4 +80,5 @@ def test_one_call_for_each_change() -> None:
         capture_output=True, text=True, timeout=120, check=False)
     assert said.stdout.splitlines() == [
         "quiet at first", "one call for a link with its addresses", "a route", "a route less", "an address",
-        "an IPv4 address without a route", "an IPv6 address without a route", "nothing for what helps nobody", "up again", "messages were lost", "closed"], said.stderr
+        "an IPv4 address without a route", "an IPv6 address without a route",
+        "nothing for what helps nobody", "up again", "messages were lost", "closed"], said.stderr
