@@ -59,6 +59,16 @@ def test_unit_does_what_is_promised(service: Service) -> None:
 
 
 @SERVICES
+def test_unit_keeps_over_a_restart_what_links_need(service: Service) -> None:
+    """The store takes a link of each of 240 imports, and listening sockets; the records stay beside it."""
+    settings = settings_of(service)
+    assert int(settings["FileDescriptorStoreMax"]) >= 256
+    # Not "restart": after an end by SIGKILL that would forget them.
+    assert settings["RuntimeDirectoryPreserve"] == "yes"
+    assert settings["NotifyAccess"] == "main"
+
+
+@SERVICES
 def test_unit_has_no_capability(service: Service) -> None:
     assert settings_of(service)["CapabilityBoundingSet"] == ""
     assert "AmbientCapabilities" not in settings_of(service)
