@@ -1,9 +1,9 @@
 """Suspend and resume, as logind tells of them: put everything in order before, take it up again after.
 
 A delay lock makes logind wait for us before the machine sleeps, for InhibitDelayMaxSec (5 s) at the most. The
-protocol is described at https://systemd.io/INHIBITOR_LOCKS/ and in org.freedesktop.login1(5). Who is not root gets
-a lock if polkit lets him, so without polkit usbipa has none: then systemd/system-sleep/usbipa makes the machine
-wait. Where there is no logind nothing happens, until there is one.
+protocol is described at https://systemd.io/INHIBITOR_LOCKS/ and in org.freedesktop.login1(5). Who is not root
+gets a lock if polkit lets him, so without polkit usbipa has none: then systemd/system-sleep/usbipa makes the
+machine wait. Where there is no logind nothing happens, until there is one.
 """
 
 from __future__ import annotations
