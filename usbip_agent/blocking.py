@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 KERNEL_DEADLINE = 40.0
 """Seconds. A device that does not answer costs the USB core 5 s a control transfer, and a few retries."""
 
+LOAD_DEADLINE = 300.0
+"""Seconds. A configuration of 10 MB takes eight on a machine that is neither slow nor busy."""
+
 
 async def in_thread(
     what: str, call: Callable[[], Result], *, deadline: float = KERNEL_DEADLINE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from typing import Protocol
 from usbip_agent.application_side.imports import Import, Offer
 from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Life
+from usbip_agent.blocking import LOAD_DEADLINE, in_thread
 from usbip_agent.errors import ModuleFault, RefusedFault
 from usbip_agent.kernel.vhci import MODULE_HINT
 from usbip_agent.names import DEFAULT_PORT
@@ -85,6 +87,7 @@ class Usbipa:
         self._overrides = overrides
         self._policy = AcceptPolicy()
         self._asleep = False
+        self._reloading = asyncio.Lock()
 
     # As peers see it.
 
@@ -116,10 +119,11 @@ class Usbipa:
 
     async def reload(self) -> None:
         """InvalidConfiguration, or UnavailableFault for an address that cannot be had, changes nothing."""
-        policy = self._load_policy()
-        self._sockets.configure(self._overrides.apply(policy.listen))
-        self._policy = policy
-        await self.end_rejected()
+        async with self._reloading:
+            policy = await in_thread("reload", self._load_policy, deadline=LOAD_DEADLINE)
+            self._sockets.configure(self._overrides.apply(policy.listen))
+            self._policy = policy
+            await self.end_rejected()
 
     async def fall_asleep(self) -> None:
         """Ends every import cleanly before the machine sleeps: the nodes see it at once, and come again."""

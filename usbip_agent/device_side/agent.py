@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass, replace
 
-from usbip_agent.blocking import in_thread
+from usbip_agent.blocking import LOAD_DEADLINE, in_thread
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions, Explanation, ExplanationStep
 from usbip_agent.device import BUS_ID, Device, VUDC_PREFIX
 from usbip_agent.device_side.adoption import Adopted, Leftovers
@@ -65,6 +65,7 @@ class Agent:
         self._summing: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._stopping = False
+        self._reloading = asyncio.Lock()
 
     # What udev says.
 
@@ -219,7 +220,11 @@ class Agent:
 
     async def reload(self) -> None:
         """Applies the configuration as it stands now; InvalidConfiguration leaves everything as it was."""
-        policy = await in_thread("reload", self._load_policy)
+        async with self._reloading:
+            policy = await in_thread("reload", self._load_policy, deadline=LOAD_DEADLINE)
+            await self._apply(policy)
+
+    async def _apply(self, policy: AgentPolicy) -> None:
         await self._outlets.claim(policy, self.held)
         self._policy = policy
         log.info("configuration loaded: %d rules, %d hosts", len(self._policy.rules), len(self._policy.hosts))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from usbip_agent.device import Device
+from usbip_agent.policy.collector import without_collector
 from usbip_agent.policy.document import Entry, Mapping
 from usbip_agent.policy.files import Documents, read_configuration, read_files, short_host_name
 from usbip_agent.policy.hosts import DeclaredHost, Host, HostName, read_host_name, read_hosts, unique_hosts
@@ -171,13 +172,15 @@ class _File:
 def load_agent_policy(configuration: Path, drop_ins: Path) -> AgentPolicy:
     """The policy of *configuration* and of the ``*.yaml`` in *drop_ins*. Raises InvalidConfiguration."""
     problems = Problems()
-    return _policy_of(read_configuration(configuration, drop_ins, problems), problems)
+    with without_collector():
+        return _policy_of(read_configuration(configuration, drop_ins, problems), problems)
 
 
 def load_agent_policy_files(files: Sequence[Path]) -> AgentPolicy:
     """The policy of these files alone, in this order. Raises InvalidConfiguration; *files* are not empty."""
     problems = Problems()
-    return _policy_of(read_files(files, problems), problems)
+    with without_collector():
+        return _policy_of(read_files(files, problems), problems)
 
 
 def _policy_of(documents: Documents, problems: Problems) -> AgentPolicy:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from usbip_agent.device import Device
+from usbip_agent.policy.collector import without_collector
 from usbip_agent.policy.document import Entry
 from usbip_agent.policy.files import Documents, read_configuration, read_files
 from usbip_agent.policy.keys import choice, key, one, one_or_more, only_true, read_keys, refuse_repeated
@@ -197,13 +198,15 @@ class _File:
 def load_accept_policy(configuration: Path, drop_ins: Path) -> AcceptPolicy:
     """The policy of *configuration* and of the ``*.yaml`` in *drop_ins*. Raises InvalidConfiguration."""
     problems = Problems()
-    return _policy_of(read_configuration(configuration, drop_ins, problems), problems)
+    with without_collector():
+        return _policy_of(read_configuration(configuration, drop_ins, problems), problems)
 
 
 def load_accept_policy_files(files: Sequence[Path]) -> AcceptPolicy:
     """The policy of these files alone, in this order. Raises InvalidConfiguration; *files* are not empty."""
     problems = Problems()
-    return _policy_of(read_files(files, problems), problems)
+    with without_collector():
+        return _policy_of(read_files(files, problems), problems)
 
 
 def _policy_of(documents: Documents, problems: Problems) -> AcceptPolicy:

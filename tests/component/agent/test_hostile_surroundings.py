@@ -1,9 +1,11 @@
-"""A full disk, a runtime directory that is gone, a udev that is late: devices go on."""
+"""A full disk, a runtime directory that is gone, a huge policy, a udev that is late: devices go on."""
 
 from __future__ import annotations
 
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,16 @@ from tests.component.agent import udev
 from tests.component.agent.daemon import Machine, end, end_politely
 from tests.component.agent.fake_host import DEADLINE
 from tests.component.agent.tree import ADAPTER, STICK, Tree
+from usbip_agent.bus.client import connect_to
+from usbip_agent.names import AGENT
 
 UNKNOWN = "a restart will not know of it"
 """What is said of a record that could not be written."""
+
+POLICY_SIZE = 10_000_000
+
+HANGS = 15.0
+"""Seconds without an answer that are too many: the watchdog is fed as often, on a machine however busy."""
 
 
 def records(machine: Machine) -> Path:
@@ -130,3 +139,33 @@ def _tell(tree: Tree, directory: Path, action: str, number: str) -> None:
     properties = {"ACTION": action, "SEQNUM": "999", "SUBSYSTEM": "usb", "DEVTYPE": "usb_device",
                   "DEVPATH": f"/{directory.relative_to(tree.root / 'sys')}"}
     udev.tell(tree.root, {**properties, **({"DEVNUM": number} if number else {})})
+
+
+async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, object], None]) -> None:
+    """The agent goes on with its work while it reads it."""
+    with machine.running() as process:
+        machine.tree.plug("1-1", STICK)
+        machine.connected("1-1")
+        count = 1
+        with machine.configuration.open("a") as file:
+            while file.tell() < POLICY_SIZE:
+                file.write(f'  - {{name: r{count}, match: {{vendor: "10c4", serial: "S{count}-*"}}, '
+                           'connect: lab}\n')
+                count += 1
+        begun, longest = time.monotonic(), 0.0
+        process.send_signal(signal.SIGHUP)
+        async with connect_to(AGENT, machine.bus.address) as client:
+            while not (ended := {"configuration loaded", "nothing was changed"} & _said_last(machine)):
+                asked = time.monotonic()
+                await client.reports()
+                longest = max(longest, time.monotonic() - asked)
+        record_property("seconds", [round(time.monotonic() - begun, 1), round(longest, 1)])
+        assert ended == {"configuration loaded"} and f"configuration loaded: {count} rules" in machine.said()
+        assert longest < HANGS
+        machine.tree.plug("1-2", ADAPTER)
+        assert machine.systemd.until_status("1 ignored") == "1 connected, 1 ignored"
+
+
+def _said_last(machine: Machine) -> set[str]:
+    """How the last line begins."""
+    return {line.partition(":")[0] for line in machine.said().splitlines()[-1:]}

@@ -1,16 +1,25 @@
-"""A full disk, a runtime directory that is gone: devices come and go all the same."""
+"""A full disk, a runtime directory that is gone, a huge policy: devices come and go all the same."""
 
 from __future__ import annotations
 
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.component.usbipa.daemon import DEADLINE, Machine, end, some_device
+from tests.component.usbipa.daemon import ACCEPT_ALL, DEADLINE, Machine, end, some_device
+from usbip_agent.bus.client import connect_to
 from usbip_agent.errors import ExitStatus
+from usbip_agent.names import USBIPA
 
 UNKNOWN = "a restart will not know of it"
 """What is said of a record that could not be written."""
+
+POLICY_SIZE = 10_000_000
+
+HANGS = 15.0
+"""Seconds without an answer that are too many: the watchdog is fed as often, on a machine however busy."""
 
 
 def records(machine: Machine) -> Path:
@@ -90,3 +99,28 @@ def test_the_runtime_directory_goes(machine: Machine) -> None:
         said = end(process)
         assert process.returncode == ExitStatus.DONE
     assert machine.kernel.ports == set() and UNKNOWN not in said and "Traceback" not in said
+
+
+async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, object], None]) -> None:
+    """It goes on with its work while it reads it."""
+    with machine.running() as process:
+        count = 0
+        with machine.configuration.open("w") as file:
+            file.write(ACCEPT_ALL % machine.port + "rules:\n")
+            while file.tell() < POLICY_SIZE:
+                file.write(f'  - {{name: r{count}, match: {{vendor: "0781", serial: "S{count}-*"}}, '
+                           'accept: true}\n')
+                count += 1
+        async with connect_to(USBIPA, machine.bus.address) as client:
+            begun, longest, before = time.monotonic(), 0.0, machine.systemd.ready
+            process.send_signal(signal.SIGHUP)
+            while machine.systemd.ready == before:
+                machine.systemd.hear(0.001)
+                asked = time.monotonic()
+                await client.reports()
+                longest = max(longest, time.monotonic() - asked)
+        record_property("seconds", [round(time.monotonic() - begun, 1), round(longest, 1)])
+        assert longest < HANGS
+        machine.export()
+        machine.kernel.until_ports({0}, DEADLINE)
+        assert "\nreloaded\n" in end(process)
