@@ -52,6 +52,7 @@ class FakeVhci:
     """The errno of every attach."""
     on_attach: Callable[[int], None] = lambda port: None
     attempts: list[int] = field(default_factory=list)
+    detached: list[int] = field(default_factory=list)
     state: PortState = PortState.USED
 
     def rows(self) -> Iterator[PortRow]:
@@ -77,6 +78,7 @@ class FakeVhci:
             socket.socket(fileno=os.dup(descriptor)), descriptor, devid, speed)
 
     def detach(self, port: int) -> None:
+        self.detached.append(port)
         if port not in self.attached:
             raise KernelFault("not attached", errno=errno.EINVAL)
         self.end(port)

@@ -253,7 +253,16 @@ async def test_a_port_that_somebody_else_has_by_now_is_not_detached(side: Side) 
     side.vhci.end(0)
     side.vhci.taken_elsewhere = {0}
     await until(lambda: not list(side.keeper))
-    assert side.vhci.taken_elsewhere == {0}
+    assert side.vhci.detached == []
+
+
+async def test_nor_is_it_detached_by_hand(side: Side) -> None:
+    await side.export()
+    await until(lambda: side.store.kept)
+    side.vhci.end(0)
+    side.vhci.taken_elsewhere = {0}
+    await side.keeper.end(0, "detached by hand")
+    assert side.vhci.detached == []
 
 
 async def test_a_port_that_the_kernel_gave_up_is_freed_at_the_next_start(side: Side) -> None:

@@ -152,6 +152,7 @@ def test_hubs_and_imports_are_never_marked(changes: dict[str, Any], marked: bool
 @pytest.mark.parametrize(("subsystem", "expected"), [
     ("block", {"UDISKS_IGNORE": "1", "UDISKS_AUTO": "0", "ID_MM_DEVICE_IGNORE": "1"}),
     ("tty", {"ID_MM_DEVICE_IGNORE": "1"}),
+    ("usb", {"MTP_NO_PROBE": "1", "ID_MM_DEVICE_IGNORE": "1"}),
     ("sound", {"PULSE_IGNORE": "1", "ACP_IGNORE": "1", "ID_MM_DEVICE_IGNORE": "1"}),
 ])
 def test_what_hangs_on_a_marked_device_is_marked(subsystem: str, expected: dict[str, str]) -> None:
