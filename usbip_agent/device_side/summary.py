@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from usbip_agent.device_side.export import LONGEST_DELAY
 from usbip_agent.report import DeviceReport, ExportState
 
 _ORDER = (ExportState.CONNECTED, ExportState.CONNECTING, ExportState.BINDING, ExportState.FAILED,
@@ -27,6 +28,7 @@ def summary(reports: Sequence[DeviceReport], now: int) -> str:
 def _first_reason(reports: Sequence[DeviceReport], state: ExportState, now: int) -> str:
     report = next(report for report in reports if report.state == state)
     words = [report.reason] if report.reason else []
-    if report.next_attempt > now:
-        words.append(f"next try in {max(1, round((report.next_attempt - now) / 1_000_000))} s")
+    seconds = (report.next_attempt - now) / 1_000_000
+    if 0 < seconds <= 2 * LONGEST_DELAY:  # else the clock was set, for which no attempt cares
+        words.append(f"next try in {max(1, round(seconds))} s")
     return f" ({', '.join(words)})" if words else ""
