@@ -17,7 +17,7 @@ DISK_SIZE = "4G"
 PACKAGES = """
     systemd-sysv udev dbus kmod iproute2 procps linux-image-amd64 initramfs-tools zstd
     python3 python3-pyudev python3-sdnotify python3-dbus-next python3-yaml python3-cryptography
-    python3-websockets python3-systemd
+    python3-websockets python3-systemd python3-dnspython
     usbip usbutils tcpdump nftables iputils-ping strace
     openssh-client openssh-server stunnel4 tinyproxy nginx-light
 """.split()
