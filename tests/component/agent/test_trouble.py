@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -163,11 +164,7 @@ def test_without_the_module_it_runs_and_says_so(machine: Machine) -> None:
 
 
 async def test_what_the_system_stands_on_is_left_alone(machine: Machine) -> None:
-    table = machine.directory / "proc/1/mountinfo"
-    table.parent.mkdir(parents=True)
-    table.write_text("40 22 8:0 / /srv rw,relatime shared:1 - ext4 /dev/sda rw\n")
-    machine.tree.plug("1-1", STICK, announced=False)
-    machine.tree.disk("1-1", "sda", "8:0")
+    table = mounted_stick(machine)
     with machine.running() as process:
         report = await machine.until_state("1-1", "blocked")
         assert report.reason == "/dev/sda is mounted on /srv"
@@ -175,4 +172,21 @@ async def test_what_the_system_stands_on_is_left_alone(machine: Machine) -> None
         assert machine.asked_of_udev() == []  # nor is anybody told to ignore it, who could unmount it
         table.write_text("")
         process.send_signal(1)  # its timer would come to it as well
+        machine.connected("1-1")
+
+
+def mounted_stick(machine: Machine) -> Path:
+    """A stick that is mounted on /srv, as the table says that is returned."""
+    table = machine.directory / "proc/1/mountinfo"
+    table.parent.mkdir(parents=True)
+    table.write_text("40 22 8:0 / /srv rw,relatime shared:1 - ext4 /dev/sda rw\n")
+    machine.tree.plug("1-1", STICK, announced=False)
+    machine.tree.disk("1-1", "sda", "8:0")
+    return table
+
+
+def test_what_a_rule_forces_is_taken_all_the_same(machine: Machine) -> None:
+    mounted_stick(machine)
+    machine.configure(machine.configuration.read_text().replace("connect: lab", "connect: lab, force: true"))
+    with machine.running():
         machine.connected("1-1")
