@@ -12,6 +12,7 @@ import errno
 import logging
 import socket
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from usbip_agent.device import Device
@@ -71,6 +72,14 @@ class Stub:
                 raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
             raise
         self._let_go(set(self._holds.in_place_of(device.bus_id)) - {Enumeration.of(device)})
+        await self._refuse_successor(device)
+
+    async def _refuse_successor(self, device: Device) -> None:
+        """When another one took the place in the midst of the claim: nobody has said that it may be taken."""
+        bus_number, number = self._number_in(device.bus_id)
+        if number not in (0, device.device_number):
+            await self.give_back(replace(device, bus_number=bus_number, device_number=number))
+            raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
 
     async def hand_over(self, device: Device, link: socket.socket) -> None:
         await hand_over_in(self._directory(device), device.bus_id, link)

@@ -44,6 +44,8 @@ class FakeStub:
     crimes: list[str] = field(default_factory=list)
     never_answers: set[str] = field(default_factory=set)
     """Writes that the kernel does not return from."""
+    before: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What happens in the instant before a write is obeyed."""
     _table: list[str] = field(default_factory=list)
     _stubs: dict[str, _Stub] = field(default_factory=dict)
     _stuck: list[socket.socket] = field(default_factory=list)
@@ -169,6 +171,7 @@ class FakeStub:
             if text in self.never_answers:
                 self._stuck.append(call)
                 return
+            self.before.pop(text, lambda: None)()
             attribute, *words = text.split()
             link = socket.socket(fileno=descriptors[0]) if descriptors else None
             answer = self._obey(attribute, words, link)

@@ -169,3 +169,19 @@ async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, o
 def _said_last(machine: Machine) -> set[str]:
     """How the last line begins."""
     return {line.partition(":")[0] for line in machine.said().splitlines()[-1:]}
+
+
+@pytest.mark.parametrize("write", ["drivers/usb/unbind 1-1", "drivers/usbip-host/bind 1-1"])
+async def test_another_one_in_its_place_in_the_midst_of_the_claim(machine: Machine, write: str) -> None:
+    def exchange() -> None:
+        machine.kernel.unplug("1-1")
+        machine.tree.plug("1-1", ADAPTER)
+        machine.tree.drive("1-1", "usb" if "unbind" in write else "")
+
+    machine.kernel.before[write] = exchange
+    with machine.running():
+        machine.tree.plug("1-1", STICK)
+        machine.host.next().accept()
+        assert (await machine.until_state("1-1", "ignored")).vendor == ADAPTER.vendor
+        machine.kernel.until(lambda: not machine.kernel.table, DEADLINE)
+        assert machine.tree.driver("1-1") == "usb" and machine.kernel.linked == set()
