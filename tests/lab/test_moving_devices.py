@@ -1,4 +1,4 @@
-"""Devices that look alike, move, or come back as something else; and clocks that jump.
+"""Devices that look alike, move, or come back as something else; clocks that jump, directories that go.
 
 Each device keeps its own identity: what is connected is decided by what stands at a port just now.
 """
@@ -13,7 +13,7 @@ from .pair import Pair
 from .product import AGENT, SLOW, USBIPA
 
 SIZE = 1 << 20              # of a stick behind a slow hub
-SWAPS = 3
+SWAPS = 2
 YEAR = 366 * 24 * 3600
 
 
@@ -135,6 +135,32 @@ def test_clocks_jump_by_a_year(pair: Pair) -> None:
         product.until_attached(host, 1)
     assert product.status_line(node, AGENT) == "1 connected"
     node.unplug(keyboard)
+    product.until_clean(pair)
+
+
+def test_the_runtime_directories_go(pair: Pair) -> None:
+    """In systemd's sandbox they are made again or done without, which each daemon says once."""
+    node, host = pair.node, pair.host
+    product.set_up(pair, product.EVERYTHING)
+    keyboard, stick = Keyboard(), Stick(SIZE)
+    lasting = node.plug(keyboard, 2)
+    product.until_state(node, lasting, "connected")
+    for guest, service in ((node, AGENT), (host, USBIPA)):
+        guest.sh(f"rm -r /run/{service}")
+    busid = node.plug(stick, 1)
+    product.until_state(node, busid, "connected")
+    assert host.disk_hash(stick) == stick.sha256
+    assert sorted(product.imports(host)) == [lasting, busid]
+    for guest, service in ((host, USBIPA), (node, AGENT)):      # what is not known any more is made anew
+        assert guest.journal(service).count("a restart will not know of it") <= 1
+        guest.sh(f"systemctl restart {service}", SLOW)
+        for each in (lasting, busid):
+            product.until_state(node, each, "connected")
+        product.until_attached(host, 2)
+        guest.until(f"[ $(ls {product.RECORDS[service]} | wc -l) = 2 ]", SLOW)
+    assert host.disk_hash(stick) == stick.sha256
+    for device in (keyboard, stick):
+        node.unplug(device)
     product.until_clean(pair)
 
 
