@@ -141,8 +141,10 @@ def _tell(tree: Tree, directory: Path, action: str, number: str) -> None:
     udev.tell(tree.root, {**properties, **({"DEVNUM": number} if number else {})})
 
 
-async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, object], None]) -> None:
+async def test_a_huge_policy(machine: Machine, monkeypatch: pytest.MonkeyPatch,
+                             record_property: Callable[[str, object], None]) -> None:
     """The agent goes on with its work while it reads it."""
+    monkeypatch.setattr("usbip_agent.bus.client.CALL_DEADLINE", HANGS)
     with machine.running() as process:
         machine.tree.plug("1-1", STICK)
         machine.connected("1-1")
@@ -159,9 +161,10 @@ async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, o
                 asked = time.monotonic()
                 await client.reports()
                 longest = max(longest, time.monotonic() - asked)
-        record_property("seconds", [round(time.monotonic() - begun, 1), round(longest, 1)])
+        taken = time.monotonic() - begun
+        record_property("seconds", [round(taken, 1), round(longest, 1)])
+        assert longest < taken / 2  # it did not wait for the whole
         assert ended == {"configuration loaded"} and f"configuration loaded: {count} rules" in machine.said()
-        assert longest < HANGS
         machine.tree.plug("1-2", ADAPTER)
         assert machine.systemd.until_status("1 ignored") == "1 connected, 1 ignored"
 

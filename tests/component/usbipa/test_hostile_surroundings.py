@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.component.usbipa.daemon import ACCEPT_ALL, DEADLINE, Machine, end, some_device
 from usbip_agent.bus.client import connect_to
 from usbip_agent.errors import ExitStatus
@@ -101,8 +103,10 @@ def test_the_runtime_directory_goes(machine: Machine) -> None:
     assert machine.kernel.ports == set() and UNKNOWN not in said and "Traceback" not in said
 
 
-async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, object], None]) -> None:
+async def test_a_huge_policy(machine: Machine, monkeypatch: pytest.MonkeyPatch,
+                             record_property: Callable[[str, object], None]) -> None:
     """It goes on with its work while it reads it."""
+    monkeypatch.setattr("usbip_agent.bus.client.CALL_DEADLINE", HANGS)
     with machine.running() as process:
         count = 0
         with machine.configuration.open("w") as file:
@@ -119,8 +123,9 @@ async def test_a_huge_policy(machine: Machine, record_property: Callable[[str, o
                 asked = time.monotonic()
                 await client.reports()
                 longest = max(longest, time.monotonic() - asked)
-        record_property("seconds", [round(time.monotonic() - begun, 1), round(longest, 1)])
-        assert longest < HANGS
+        taken = time.monotonic() - begun
+        record_property("seconds", [round(taken, 1), round(longest, 1)])
+        assert longest < taken / 2  # it did not wait for the whole
         machine.export()
         machine.kernel.until_ports({0}, DEADLINE)
         assert "\nreloaded\n" in end(process)
