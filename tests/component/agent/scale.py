@@ -92,6 +92,16 @@ def decision(rules: int) -> float:
     return (time.process_time() - before) / rounds
 
 
+def loading(rules: int) -> tuple[float, int]:
+    """Processor seconds to read so many rules, and their bytes."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "agent.yaml"
+        file.write_text(configuration(rules, 1, connect=True))
+        before = time.process_time()
+        load_agent_policy(file, Path(directory) / "agent.d")
+        return time.process_time() - before, file.stat().st_size
+
+
 def _one_of_many(bus_id: str) -> Make:
     return Make("0781", "5567", 0, (0x08,), serial=f"SERIAL{bus_id}", model="Cruzer Blade")
 

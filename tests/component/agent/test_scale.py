@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.component.agent.scale import RULES, decision, measure
+from tests.component.agent.scale import RULES, decision, loading, measure
 
 
 @pytest.mark.slow
@@ -26,3 +26,11 @@ def test_a_decision_by_the_last_of_many_rules(record_property: Callable[[str, ob
     few, many = decision(RULES // 10), decision(RULES)
     record_property("milliseconds", round(many * 1000, 3))
     assert many <= 2 * 10 * few + 0.001 and many < 0.05
+
+
+def test_a_large_configuration_is_read_in_time_that_grows_with_it(
+        record_property: Callable[[str, object], None]) -> None:
+    (few, size), (many, larger) = loading(RULES), loading(4 * RULES)
+    record_property("seconds_for_each_megabyte", round(many / larger * 1e6, 2))
+    assert many <= 2 * larger / size * few
+    assert many / larger * 1e6 < 4.0, "10 MB are not to take a minute"

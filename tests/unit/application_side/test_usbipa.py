@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 
 import pytest
 
 from tests.unit.application_side.fake_vhci import PORTS_OF_A_HUB, device
 from tests.unit.application_side.side import (
-    OK_V14, OK_V9, Side, heard, refusal, request, unexported, until)
+    OK_V14, OK_V9, PATIENCE, Side, heard, refusal, request, unexported, until)
 from usbip_agent import wire
 from usbip_agent.application_side.usbipa import Overrides
 from usbip_agent.device import Device, Speed
@@ -173,6 +174,21 @@ async def test_a_bad_reload_changes_nothing(side: Side, monkeypatch: pytest.Monk
         await side.usbipa.reload()
     assert side.vhci.attached
     assert (await side.export(device("1-2")))[1] == OK_V9
+
+
+async def test_a_reload_that_takes_long_holds_up_nobody(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+
+    def slowly() -> AcceptPolicy:
+        read.wait(PATIENCE)
+        return side.load()
+
+    monkeypatch.setattr(side.usbipa, "_load_policy", slowly)
+    reload = asyncio.create_task(side.usbipa.reload())
+    assert (await side.export())[1] == OK_V9
+    assert not reload.done()
+    read.set()
+    await reload
 
 
 async def test_the_status_line_says_what_matters(side: Side) -> None:
