@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.device_side.samples import BACKUP, LAB, STICK
 from tests.unit.device_side.world import World, away, policy, until
+from usbip_agent.bus.operations import DisconnectOptions
 from usbip_agent.device_side.agent import CLOCKS
 from usbip_agent.device_side.flapping import TOLERATED
 from usbip_agent.errors import BlockedFault
@@ -160,6 +161,16 @@ async def test_udev_is_told_before_a_reload_takes_effect(begin: Begin) -> None:
     await world.agent.reload()
     assert world.claims == [(world.policy, frozenset(), {"1-1": "ignored"})]
     await world.until("connected")
+
+
+async def test_udev_is_told_before_a_device_is_given_back(begin: Begin) -> None:
+    """What its local driver makes of it is an ordinary device, for automounters too."""
+    world = begin(policy(LAB))
+    world.agent.plugged(STICK)
+    await world.until("connected")
+    await world.agent.disconnect("1-1", DisconnectOptions())
+    assert world.claims == [(world.policy, frozenset({"1-1"}), {"1-1": "connected"})]
+    assert world.reports["1-1"].state == "held"
 
 
 async def test_a_reload_tries_at_once_what_waits(begin: Begin) -> None:

@@ -126,8 +126,10 @@ class Story(RuleBasedStateMachine):
     @rule(well=st.booleans(), claimed=st.booleans())
     def unlink_ends(self, well: bool, claimed: bool) -> None:
         self.work = None
-        self.take(self.export.link_ended(claimed and not self.gone) if well
-                  else self.export.link_stuck(Fault("stuck")))
+        actions = (self.export.link_ended(claimed and not self.gone) if well
+                   else self.export.link_stuck(Fault("stuck")))
+        assert not any(isinstance(each, StartAttempt) for each in actions), "a busy loop of short links"
+        self.take(actions)
 
     @precondition(lambda self: self.living() and self.export.connection is not None)
     @rule(later=st.sampled_from([1.0, 100.0]))
@@ -177,6 +179,8 @@ class Story(RuleBasedStateMachine):
         if hasattr(self, "export") and not self.dropped and self.work is None:
             waits = self.export.state in (ExportState.WAITING, ExportState.BLOCKED) and not self.asleep
             assert waits is self.timer
+            if self.export.state is ExportState.WAITING and waits:
+                assert self.export.waits_for, "nothing is waited for"
             assert (self.export.report().next_attempt > 0) is waits
 
 
