@@ -151,7 +151,7 @@ def test_the_runtime_directories_go(pair: Pair) -> None:
     product.until_state(node, busid, "connected")
     assert host.disk_hash(stick) == stick.sha256
     assert sorted(product.imports(host)) == [lasting, busid]
-    for guest, service in ((host, USBIPA), (node, AGENT)):      # what is not known any more is made anew
+    for guest, service in ((node, AGENT), (host, USBIPA)):      # what is not known any more is made anew
         assert guest.journal(service).count("a restart will not know of it") <= 1
         guest.sh(f"systemctl restart {service}", SLOW)
         for each in (lasting, busid):
