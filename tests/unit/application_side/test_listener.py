@@ -280,6 +280,26 @@ async def test_a_socket_that_is_not_wanted_any_more_is_closed_at_the_next_start(
     await after.close()
 
 
+async def test_what_a_reload_closes_is_not_kept_for_the_next_start(guests: Guests) -> None:
+    store, first, second = Store(), listener(), listener()
+    listeners = Listeners(guests.serve, (4,), Shelf(store))
+    listeners.configure([first, second])
+    listeners.start()
+    assert len(store.kept) == 2
+    listeners.configure([second])
+    assert len(store.kept) == 1
+    await listeners.close()
+    shelf = Shelf()
+    shelf.put(store.passed_on())
+    after = Listeners(guests.serve, (4,), shelf)
+    with pytest.raises(ConnectionRefusedError):
+        await connect(first)
+    peer = await connect(second)
+    peer.close()
+    shelf.drop_rest()
+    await after.close()
+
+
 async def test_a_flood_is_one_line_and_not_one_for_each(
         listeners: Listeners, guests: Guests, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture) -> None:

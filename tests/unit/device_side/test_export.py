@@ -151,6 +151,15 @@ def test_a_blocked_device_is_examined_again_when_usage_changes() -> None:
     assert export.timer_due() == (StartAttempt(STICK, (LAB,)),)
 
 
+def test_a_device_that_is_blocked_is_with_its_local_driver() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks, claimed=True)
+    export.begin()
+    actions = export.attempt_failed(BlockedFault("/dev/sda1: something has begun to use it"), claimed=True)
+    assert actions == (StartTimer(2.0), StartRelease(STICK, None))
+    assert export.release_done() == ()
+    assert export.state is ExportState.BLOCKED
+
+
 def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:
     export = Export(STICK, TO_LAB, Time().clocks)
     export.begin()
@@ -203,6 +212,15 @@ def test_an_unplugged_device_is_dropped_and_nothing_is_done_to_it() -> None:
     waiting.begin()
     failed(waiting, UnreachableFault("away"))
     assert waiting.unplugged() == (StopTimer(), StartCleanup(STICK))
+
+
+def test_what_happens_while_the_kernel_ends_a_link_is_done_when_it_has() -> None:
+    pulled_out, disconnected = connected(Time()), connected(Time())
+    for export in (pulled_out, disconnected):
+        assert export.link_lost() == (AwaitUnlink(STICK),)
+    assert pulled_out.unplugged() == () and disconnected.disconnect() == ()
+    assert pulled_out.link_ended(claimed=False) == (StartCleanup(STICK),)
+    assert disconnected.link_ended(claimed=True) == (StartRelease(STICK, None),)
 
 
 def test_a_replug_waits_for_the_work_on_the_old_device_and_forgets_the_hold() -> None:
