@@ -19,6 +19,8 @@ from tests.lab.product import AGENT, SLOW, USBIPA
 
 AIM = 2.0
 DEVICES = 3
+EXECUTOR = "/proc/self/fd/"
+"""systemd's helper, by which it starts everything: first what looks after the modules, then the daemon."""
 MODULES = {AGENT: "usbip_agent.device_side.main", USBIPA: "usbip_agent.application_side.main"}
 CONNECTED = {AGENT: "connected", USBIPA: "attached"}
 
@@ -29,7 +31,8 @@ def measure(laboratory: Laboratory, count: int) -> list[Recovery]:
         for guest, probes in ((pair.node, tracing.NODE_PROBES), (pair.host, tracing.HOST_PROBES)):
             tracing.start(guest, probes, PORTS)
             tracing.also(guest, "signal/signal_generate", "sig == 9")
-            tracing.also(guest, "sched/sched_process_exec", 'filename ~ "/usr/bin/usbip*"')
+            tracing.also(guest, "sched/sched_process_exec",
+                         f'filename ~ "/usr/bin/usbip*" || filename ~ "{EXECUTOR}*"')
         Impatient().start(pair)
         ground = Ground(pair)
         for number in range(DEVICES):
@@ -57,10 +60,11 @@ def _kill(guest: Guest, service: str, views: Views) -> Round:
     waited = watch.share()
     found = tracing.events(guest)
     killed = tracing.first(found, "signal_generate", rf"pid={before}\b") or began
-    course = {"name on the bus again": back.at - killed, "state complete": complete.at - killed}
-    started = tracing.first(found, "sched_process_exec", rf"filename=/usr/bin/{service} ")
-    if started is not None:
-        course["systemd starts it"] = started - killed
+    program = rf"filename=/usr/bin/{service} "
+    course = {"systemd begins to start it": tracing.first(found, "sched_process_exec", f"={EXECUTOR}"),
+              "its program begins": tracing.first(found, "sched_process_exec", program),
+              "its name is on the bus": back.at, "its state is complete": complete.at}
+    seen = {name: at - killed for name, at in course.items() if at is not None}
     guest.until(f"systemctl is-active {service}", SLOW)
     floor = guest.run(["python3", f"{IN_GUEST}/importing.py", MODULES[service]], SLOW).json
-    return Round(course["state complete"], course, waited, float(floor))
+    return Round(complete.at - killed, seen, waited, float(floor))

@@ -20,14 +20,16 @@ from tests.lab.guest import Guest
 
 BEYOND = 1.0
 PORT = 1
+LETS_GO = {"node": "r:bench/lets_go stub_device_reset", "host": "r:bench/lets_go vhci_device_reset"}
+"""The last that the drivers do about a link that is over."""
 
 
 def measure(laboratory: Laboratory, count: int) -> list[Recovery]:
     on_node: list[Round] = []
     on_host: list[Round] = []
     with laboratory.guests() as pair:
-        tracing.start(pair.node, tracing.NODE_PROBES, PORTS)
-        tracing.start(pair.host, tracing.HOST_PROBES, PORTS)
+        tracing.start(pair.node, (*tracing.NODE_PROBES, LETS_GO["node"]), PORTS)
+        tracing.start(pair.host, (*tracing.HOST_PROBES, LETS_GO["host"]), PORTS)
         Impatient().start(pair)
         ground = Ground(pair)
         for number in range(count):
@@ -53,9 +55,9 @@ def _silence(watching: Guest, silent: Guest, views: Views, notices: Callable[[Vi
     noticed = views.until(notices, began).at - began
     waited = watch.share()
     silent.thaw()
-    course = {"daemon": noticed}
-    closed = tracing.first(tracing.events(watching), "inet_sock_set_state",
-                           "oldstate=TCP_ESTABLISHED newstate=TCP_CLOSE")
-    if closed is not None:
-        course["kernel's TCP"] = closed - began
-    return Round(noticed, course, waited)
+    found = tracing.events(watching)
+    course = {"the kernel's TCP gives up": tracing.first(found, "inet_sock_set_state",
+                                                         "oldstate=TCP_ESTABLISHED newstate=TCP_CLOSE"),
+              "the kernel's driver lets go": tracing.first(found, "lets_go")}
+    seen = {name: at - began for name, at in course.items() if at is not None}
+    return Round(noticed, {**seen, "the daemon says so": noticed}, waited)
