@@ -13,7 +13,8 @@ from usbip_agent.blocking import LOAD_DEADLINE, in_thread
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions, Explanation, ExplanationStep
 from usbip_agent.device import BUS_ID, Device, VUDC_PREFIX
 from usbip_agent.device_side.adoption import Adopted, Leftovers
-from usbip_agent.device_side.export import Clocks, Export
+from usbip_agent.device_side.clocks import Clocks
+from usbip_agent.device_side.export import Export
 from usbip_agent.device_side.flapping import FlapHistory
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.summary import summary

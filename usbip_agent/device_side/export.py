@@ -6,7 +6,6 @@ to be done next. At most one piece of work is under way for a device, so that it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,6 +14,7 @@ from usbip_agent.device_side.actions import (
     Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
     StopAttempt, StopTimer,
 )
+from usbip_agent.device_side.clocks import Clocks
 from usbip_agent.device_side.failback import preferred
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault
 from usbip_agent.policy.agent import Decision, Host
@@ -41,17 +41,6 @@ class Work(StrEnum):
     UNLINK = "unlink"
     CLEANUP = "cleanup"
     RELEASE = "release"
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """What the machine needs of time and chance, so that tests can rule both."""
-
-    monotonic: Callable[[], float]
-    wall: Callable[[], int]
-    """Microseconds since the epoch."""
-    chance: Callable[[], float]
-    """In [0, 1)."""
 
 
 @dataclass(slots=True)
@@ -82,6 +71,10 @@ class Export:
     _successor: tuple[Device, Decision] | None = None
     _attempt_hosts: tuple[Host, ...] = ()
     _cancelled: bool = False
+    _once_more: bool = False
+    """Something has changed during the attempt: when it fails, it may have failed of what is over now."""
+    _delays: int = 0
+    """How many there were since there was hope last; each is twice as long as the one before."""
     _connected_at: float = 0.0
     _lost_host: str = ""
     _before_hand: tuple[Host | None, bool] | None = field(default=None)
@@ -105,7 +98,8 @@ class Export:
         return self._anew()
 
     def try_now(self) -> Actions:
-        """Something has changed (the network, a name, the end of a sleep) that may help what waits."""
+        """Something has changed (the network, a name, a module) that may help what waits, if not at once."""
+        self._delays, self._once_more = 0, self.work is Work.ATTEMPT
         return self._anew() if self._waiting or self._blocked else ()
 
     def usage_changed(self) -> Actions:
@@ -123,7 +117,7 @@ class Export:
 
     def wake_up(self) -> Actions:
         """The machine is awake again, perhaps elsewhere and much later."""
-        self._asleep = False
+        self._asleep, self._delays = False, 0
         return self._anew()
 
     def fail_back(self) -> Actions:
@@ -142,7 +136,7 @@ class Export:
     def connect(self, host: Host) -> Actions:
         """Somebody wants the device on *host*, whatever the policy says."""
         self._before_hand = (self.by_hand, self.held)
-        self.by_hand, self.held, self.attempts = host, False, 0
+        self.by_hand, self.held, self.attempts, self._delays = host, False, 0, 0
         return self._anew()
 
     def disconnect(self) -> Actions:
@@ -181,6 +175,8 @@ class Export:
             self._parked = True
             self._show(ExportState.FAILED, str(fault))
             return self._settle()
+        if self._once_more and not isinstance(fault, RefusedFault):
+            return self._settle()
         return self._wait(str(fault), at_once_local=isinstance(fault, RefusedFault))
 
     def link_lost(self) -> Actions:
@@ -195,7 +191,7 @@ class Export:
         """The kernel is done with the link that was lost; *claimed* says whether the stub has the device."""
         self.work, self.claimed = Work.NONE, claimed
         if self.clocks.monotonic() - self._connected_at >= STABLE_AFTER:
-            self.attempts = 0
+            self.attempts = self._delays = 0
         if self._gone or not self._wanted():
             return self._settle()
         return self._wait(f"the link to {self._lost_host} ended")
@@ -225,7 +221,7 @@ class Export:
             return (Drop(),)
         self.device, self.decision = self._successor
         self._gone, self._successor, self._parked, self._blocked = False, None, False, False
-        self.held, self.by_hand, self._before_hand, self.attempts = False, None, None, 0
+        self.held, self.by_hand, self._before_hand, self.attempts, self._delays = False, None, None, 0, 0
         return self._settle()
 
     def timer_due(self) -> Actions:
@@ -340,7 +336,7 @@ class Export:
             return self._release()
         if self._stopping:
             return (Drop(),)
-        self.attempts = 0
+        self.attempts = self._delays = 0
         if self._asleep and self._wanted_awake():
             self._show(ExportState.WAITING, "the machine goes to sleep")
             return ()
@@ -348,7 +344,7 @@ class Export:
         return ()
 
     def _attempt(self, hosts: tuple[Host, ...]) -> Actions:
-        self.work, self._attempt_hosts, self._cancelled = Work.ATTEMPT, hosts, False
+        self.work, self._attempt_hosts, self._cancelled, self._once_more = Work.ATTEMPT, hosts, False, False
         self.trying = hosts[0]
         self._show(ExportState.CONNECTING)
         return (StartAttempt(self.device, hosts),)
@@ -358,9 +354,10 @@ class Export:
         return (StartRelease(self.device, self.connection),)
 
     def _wait(self, reason: str, *, at_once_local: bool = False) -> Actions:
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.attempts, 10))
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._delays, 10))
         delay *= 0.75 + 0.5 * self.clocks.chance()
         self.attempts += 1
+        self._delays += 1
         timer = self._wait_for(delay, reason)
         if self.claimed and (at_once_local or delay >= LOCAL_FROM):
             return (*timer, *self._release())
@@ -369,8 +366,9 @@ class Export:
     def _block(self, reason: str) -> Actions:
         """Not everything that blocks says when it ends (a logout, a file system still being written out)."""
         self._blocked = True
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.attempts + 1, 10))
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._delays + 1, 10))
         self.attempts += 1
+        self._delays += 1
         timer = self._wait_for(delay, reason, ExportState.BLOCKED)
         return (*timer, *self._release()) if self.claimed else timer
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from usbip_agent.device import Device, Kind, Speed
 from usbip_agent.device_side.actions import Connection, StartAttempt, StartTimer
-from usbip_agent.device_side.export import Clocks, Export
+from usbip_agent.device_side.clocks import Clocks
+from usbip_agent.device_side.export import Export
 from usbip_agent.errors import Fault
 from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host

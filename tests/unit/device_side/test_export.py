@@ -168,6 +168,33 @@ def test_what_waits_is_tried_at_once_when_the_network_changes() -> None:
     assert connected(Time()).try_now() == ()
 
 
+def test_a_change_is_hope_and_delays_begin_anew() -> None:
+    """A cable that is back may need another half minute until it carries anything."""
+    export = Export(STICK, TO_LAB, Time().clocks)
+    export.begin()
+    for delay in (1.0, 2.0, 4.0, 8.0):
+        assert failed(export, UnreachableFault("no route to host")) == delay
+        export.timer_due()
+    failed(export, UnreachableFault("no route to host"))
+    export.try_now()
+    for delay in (1.0, 2.0, 4.0):
+        assert failed(export, UnreachableFault("no answer")) == delay
+        export.timer_due()
+    assert export.attempts == 8
+
+
+def test_a_network_that_changes_during_an_attempt_gives_it_one_more() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks)
+    export.begin()
+    assert export.try_now() == ()
+    assert export.attempt_failed(UnreachableFault("no route to host"), claimed=False) == (
+        StartAttempt(STICK, (LAB,)),)
+    assert failed(export, UnreachableFault("no route to host")) == 1.0, "one, and no more"
+    export.timer_due()
+    assert export.try_now() == ()
+    assert failed(export, RefusedFault("no rule")) == 1.0, "a host that says no was reached"
+
+
 def test_a_connection_that_cannot_be_watched_is_made_anew() -> None:
     export = connected(Time())
     release, = export.orphaned()

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.device_side.samples import LAB, STICK, TO_LAB, Time, failed
 from tests.unit.device_side.world import World, policy, until
 from usbip_agent.device_side.actions import StartAttempt
-from usbip_agent.device_side.export import Clocks, Export
+from usbip_agent.device_side.clocks import Clocks
+from usbip_agent.device_side.export import Export
 from usbip_agent.device_side.summary import summary
 from usbip_agent.errors import UnreachableFault
 
