@@ -50,7 +50,7 @@ def test_unit_is_hardened(service: Service) -> None:
 def test_unit_does_what_is_promised(service: Service) -> None:
     settings = settings_of(service)
     expected = {
-        "Type": "notify", "Restart": "on-failure", "RestartPreventExitStatus": "78",
+        "Type": "notify", "Restart": "on-failure", "RestartPreventExitStatus": "78", "RestartSec": "100ms",
         "ExecStart": f"/usr/bin/{service.command} run",
         "RuntimeDirectory": service.runtime_directory.name, "StateDirectory": service.state_directory.name,
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Final
@@ -12,6 +15,10 @@ from usbip_agent.errors import ConfigurationFault, ExitStatus, Fault
 from usbip_agent.names import Service
 
 log = logging.getLogger(__name__)
+
+PAUSE: Final = 2.0
+"""Seconds from a failure to its exit. systemd starts a daemon again almost at once, since one that was killed
+is missed; RestartSteps=, which would tell the two apart, came with systemd 254."""
 
 
 def run_agent(service: Service, arguments: Namespace) -> int:
@@ -39,11 +46,19 @@ def _run(service: Service, arguments: Namespace, run: Callable[[], int]) -> int:
     except ConfigurationFault as fault:
         raise with_hint(configured(service, arguments.config), fault) from None
     except (Fault, OSError):
+        _pause_at_the_end()
         raise
     except Exception:
         # Nobody will run a daemon again to see what it was: the journal keeps the traceback.
         log.exception("internal error, please report it")
+        _pause_at_the_end()
         return ExitStatus.FAILED
+
+
+def _pause_at_the_end() -> None:
+    """After the line that says what is wrong, and only for systemd; a SIGTERM ends it."""
+    if "NOTIFY_SOCKET" in os.environ:
+        atexit.register(time.sleep, PAUSE)
 
 
 AGENT_VERB: Final = Verb("run the daemon in the foreground", run_agent, (

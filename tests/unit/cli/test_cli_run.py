@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,27 @@ def test_an_internal_error_of_a_daemon_leaves_its_traceback_in_the_journal(
     monkeypatch.setattr(device_side, "run", run)
     assert command("usbip-agent", "run").status == 1
     assert "internal error" in caplog.text and "ValueError: odd" in caplog.text
+
+
+@pytest.mark.parametrize("name, failure, pauses", [
+    pytest.param("NOTIFY_SOCKET", UnavailableFault("the name is held"), 1, id="fault"),
+    pytest.param("NOTIFY_SOCKET", ValueError("odd"), 1, id="internal"),
+    pytest.param("NOTIFY_SOCKET", None, 0, id="no failure"),
+    pytest.param("HOME", UnavailableFault("the name is held"), 0, id="by hand"),
+])
+def test_a_daemon_that_fails_is_not_started_again_at_once(
+        command: Runner, monkeypatch: pytest.MonkeyPatch, name: str, failure: Exception | None,
+        pauses: int) -> None:
+    registered: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: registered.append(call))
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv(name, "/nowhere")
+
+    def run(options: object) -> ExitStatus:
+        if failure is not None:
+            raise failure
+        return ExitStatus.DONE
+
+    monkeypatch.setattr(device_side, "run", run)
+    command("usbip-agent", "run")
+    assert registered == [(time.sleep, 2.0)] * pauses
