@@ -14,7 +14,7 @@ from usbip_agent.cli.policies import agent_policy
 from usbip_agent.errors import (
     Fault, IdentityFault, PermissionFault, ProtocolFault, UnreachableFault)
 from usbip_agent.identity.own import load_identity, state_directory
-from usbip_agent.kernel.stub import Stub
+from usbip_agent.kernel.stub import ENTRIES, Stub
 from usbip_agent.names import Service
 from usbip_agent.policy.agent import AgentPolicy, Host
 from usbip_agent.policy.transports import Transport
@@ -31,9 +31,6 @@ OBJECTION_DEADLINE: Final = 2.0
 """Seconds for a host to turn us away after the handshake."""
 
 Dial = Callable[[Host], Awaitable[Stream]]
-
-TABLE_SIZE: Final = 16
-"""Entries of ``match_busid`` (drivers/usb/usbip/stub_main.c, MAX_BUSID)."""
 
 
 def examine(service: Service) -> list[Finding]:
@@ -165,11 +162,11 @@ def _cure_of(host: Host, fault: Fault) -> str:
 
 def judge_table(count: int) -> Iterable[Finding]:
     """The stub's table of busids is small, and stock ``usbip bind`` fills it too."""
-    if count >= TABLE_SIZE:
-        yield failed("table", f"match_busid of usbip-host is full ({TABLE_SIZE} entries)",
+    if count >= ENTRIES:
+        yield failed("table", f"match_busid of usbip-host is full ({ENTRIES} entries)",
                      "usbip unbind what is exported by hand")
-    elif count > TABLE_SIZE * 3 // 4:
-        yield warning("table", f"match_busid of usbip-host has {count} of {TABLE_SIZE} entries",
+    elif count > ENTRIES * 3 // 4:
+        yield warning("table", f"match_busid of usbip-host has {count} of {ENTRIES} entries",
                       "usbip unbind what is exported by hand")
 
 

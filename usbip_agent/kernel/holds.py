@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,13 @@ class Holds:
             self._held[this] = descriptors
         else:
             _close(descriptors)
+
+    def is_gone(self, device: Device) -> bool:
+        """Whether the kernel knows already that *device* was pulled out, long before sysfs does."""
+        poller = select.poll()
+        for descriptor in self._held.get(Enumeration.of(device), ())[:1]:
+            poller.register(descriptor, 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poller.poll(0))
 
     def keep(self, device: Device) -> None:
         """Leaves what is held of *device* in the vault."""

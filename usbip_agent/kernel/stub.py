@@ -1,9 +1,10 @@
 """usbip-host, the stub: takes a USB device from its local driver, exports it, and gives it back.
 
 Sources: drivers/usb/usbip/stub_main.c, stub_dev.c. The table ``match_busid`` has 16 entries, and only
-``rebind`` ever clears one: ``del`` leaves an entry that was bound. But ``rebind`` follows the entry's
-pointer to its device, which dangles once the device was unplugged. So from the bind on the device and its hub
-are held (see ``holds``): that makes ``rebind`` safe also for a device that is gone.
+``rebind`` ever clears one: ``del`` leaves an entry that was bound, or never was. But ``rebind`` follows the
+entry's pointer to its device, which dangles once the device was unplugged. So from the bind on the device and
+its hub are held (see ``holds``): that makes ``rebind`` safe also for a device that is gone. An entry that saw
+no bind has no such pointer, and stays until a device is plugged in there: it is made right before the bind.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from usbip_agent.device import Device
-from usbip_agent.errors import BusyFault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault
+from usbip_agent.errors import (
+    BusyFault, Fault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault,
+)
 from usbip_agent.kernel import sysfs
 from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
 from usbip_agent.kernel.holds import Enumeration, Holds
 
 DRIVER = "usbip-host"
+ENTRIES = 16
+"""MAX_BUSID of drivers/usb/usbip/stub.h."""
+
+FULL = f"usbip-host holds {ENTRIES} devices, and that is all it can hold"
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +69,12 @@ class Stub:
         self.require_module()
         if self.holds(device):
             return  # a re-export needs no rebind
-        await in_thread(f"open {device.bus_id}", lambda: self._enter(device))
+        await in_thread(f"open {device.bus_id}", lambda: self._open(device))
         self._holds.keep(device)  # before the bind: it cannot be made good later
         try:
             await in_thread(f"bind {device.bus_id}", lambda: self._bind(device))
-        except KernelFault as fault:
+        except Fault:
             self._holds.let_go(Enumeration.of(device))
-            if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):
-                raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
             raise
         self._let_go(set(self._holds.in_place_of(device.bus_id)) - {Enumeration.of(device)})
         await self._refuse_successor(device)
@@ -114,24 +119,27 @@ class Stub:
     def _directory(self, device: Device) -> Path:
         return self._bus / "devices" / device.bus_id
 
-    def _enter(self, device: Device) -> None:
-        """Into the table, and open."""
+    def _open(self, device: Device) -> None:
         if not self.is_present(device):
             raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
-        try:
-            sysfs.write(self._driver / "match_busid", f"add {device.bus_id}")
-        except KernelFault as fault:
-            if fault.errno == errno.ENOMEM:
-                raise BusyFault("usbip-host holds 16 devices, and that is all it can hold") from None
-            raise
+        entries = self.claimed_bus_ids()
+        if len(entries) >= ENTRIES and device.bus_id not in entries:
+            raise BusyFault(FULL)
         self._hold(device)
 
     def _bind(self, device: Device) -> None:
         try:
-            self._unbind_local_driver(device)
+            self._unbind_local_driver(device)  # which may take a second: its caches are written out
+            if self._holds.is_gone(device):
+                raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
+            sysfs.write(self._driver / "match_busid", f"add {device.bus_id}")
             sysfs.write(self._driver / "bind", device.bus_id)
-        except KernelFault:
+        except KernelFault as fault:
             self._probe_local_driver(device)
+            if fault.errno == errno.ENOMEM:
+                raise BusyFault(FULL) from None
+            if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):
+                raise UnknownDeviceFault(f"{device.bus_id} was unplugged") from None
             raise
 
     def _unbind_local_driver(self, device: Device) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from usbip_agent.bus import server
 from usbip_agent.bus.operations import AgentOperations
 from usbip_agent.errors import KernelFault
-from usbip_agent.kernel import holds, mounts, sysfs, udev_rules
+from usbip_agent.kernel import holds, mounts, stub, sysfs, udev_rules
 from usbip_agent.report import Report
 
 MACHINE = Path(os.environ["FAKE_MACHINE"])
@@ -43,6 +43,7 @@ def write(attribute: Path, value: str) -> None:
 def replace_the_machine() -> None:
     sysfs.write = write
     nodes = Path(os.environ["UMOCKDEV_DIR"]) / "nodes"
+    stub.ENTRIES = int(os.environ.get("FAKE_ENTRIES", stub.ENTRIES))
     holds.DEVICE_NODES = nodes / "bus/usb"
     mounts.PROC = MACHINE / "proc"  # for looking; the watch has its default already, and polls the real one
     if (mounts.PROC / "1/mountinfo").is_symlink():  # to a table that the kernel keeps, which can be polled

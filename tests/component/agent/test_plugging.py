@@ -27,7 +27,7 @@ async def test_from_plug_to_stop(machine: Machine) -> None:
         visit.accept()
         machine.kernel.until_linked({"1-1"}, DEADLINE)
         assert [line.rpartition(" ")[0] for line in machine.kernel.history] == [
-            "drivers/usbip-host/match_busid add", "drivers/usb/unbind", "drivers/usbip-host/bind",
+            "drivers/usb/unbind", "drivers/usbip-host/match_busid add", "drivers/usbip-host/bind",
             "devices/1-1/usbip_sockfd"]
         assert machine.systemd.until_status("connected") == "1 connected"
         report = await machine.report("1-1")

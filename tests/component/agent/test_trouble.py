@@ -77,7 +77,7 @@ def test_one_that_hangs_holds_back_no_other(machine: Machine) -> None:
     bus_ids = {f"1-{number}" for number in range(1, 33)}
     for bus_id in bus_ids:
         machine.tree.plug(bus_id, STICK, announced=False)
-    with machine.running(FAKE_DEADLINE="10"):
+    with machine.running(FAKE_DEADLINE="10", FAKE_ENTRIES="64"):
         visits = {visit.bus_id: visit for visit in (machine.host.next() for _ in bus_ids)}
         assert visits.keys() == bus_ids
         for bus_id in bus_ids - {"1-20"}:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from usbip_agent.device import Device, Kind, Speed
+from usbip_agent.errors import UnknownDeviceFault
 from usbip_agent.kernel import holds
 from usbip_agent.kernel.holds import Enumeration, Holds, is_name_of_hold
 from usbip_agent.kernel.stub import Stub
@@ -122,6 +124,24 @@ async def test_without_what_was_held_no_entry_is_touched(sysfs: Sysfs) -> None:
     await stub.forget_the_gone()
     await stub.forget(STICK)
     assert sysfs.rebound == ""
+
+
+async def test_a_device_that_is_just_being_pulled_out_gets_no_entry(
+        sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a bind nothing could clear it."""
+    sysfs.plug(7)
+    (sysfs.driver.parent / "usb").mkdir()
+    (sysfs.driver.parent / "usb/unbind").touch()
+    (sysfs.root / "hub/1-1.2/driver").symlink_to(sysfs.driver.parent / "usb")
+    node, kernel = socket.socketpair()  # hangs up, as usbfs does
+    kernel.close()
+    with node:
+        monkeypatch.setattr(holds, "_open", lambda directory: os.dup(node.fileno()))
+        store = Store()
+        with pytest.raises(UnknownDeviceFault, match="unplugged"):
+            await Stub(Holds(store), sysfs.root).claim(STICK)
+    assert (sysfs.driver.parent / "usb/unbind").read_text() == "1-1.2"
+    assert (sysfs.driver / "match_busid").read_text() == "" and store.kept == {}
 
 
 @pytest.mark.parametrize("name", ["export-1-1", "device-1-1", "device-1-1@1.7:2", "listen-1", ""])
