@@ -9,6 +9,7 @@ from .guest import Guest
 RECOVERY = 180.0        # seconds until everything must be in order again; backoff is a minute at most
 LARGEST_MEMORY = 60_000     # kB of a daemon; far above what it has, far below a leak
 MOST_DESCRIPTORS = 100
+TTY = "$(echo /dev/serial/by-id/usb-QEMU_QEMU_USB_SERIAL_*)"
 
 
 def judge(world: World) -> None:
@@ -50,5 +51,6 @@ def _judge_content(world: World) -> None:
     if isinstance(device, Serial):
         with device.line() as line:
             line.settimeout(RECOVERY)
-            world.host.until("echo chaos > /dev/ttyUSB*", RECOVERY)
+            world.host.until(f"[ -c {TTY} ]", RECOVERY)
+            world.host.sh(f"echo chaos > {TTY}")
             assert line.makefile("rb").readline().endswith(b"chaos\n")
