@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import select
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +79,18 @@ class Holds:
         else:
             _close(descriptors)
 
-    def is_gone(self, device: Device) -> bool:
-        """Whether the kernel knows already that *device* was pulled out, long before sysfs does."""
-        poller = select.poll()
-        for descriptor in self._held.get(Enumeration.of(device), ())[:1]:
-            poller.register(descriptor, 0)
-        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poller.poll(0))
+    def is_gone(self, device: Device, directory: Path) -> bool:
+        """Whether the kernel knows already that *device*, which is held, was pulled out: long before sysfs.
+
+        It is asked by opening it once more. What is held says that it is gone as soon as its local driver is.
+        """
+        if Enumeration.of(device) not in self._held:
+            return False
+        descriptor = _open(directory.resolve())
+        if descriptor is None:
+            return True
+        os.close(descriptor)
+        return False
 
     def keep(self, device: Device) -> None:
         """Leaves what is held of *device* in the vault."""

@@ -130,12 +130,14 @@ class Stub:
     def _bind(self, device: Device) -> None:
         try:
             self._unbind_local_driver(device)  # which may take a second: its caches are written out
-            if self._holds.is_gone(device):
+            if not self.is_present(device) or self._holds.is_gone(device, self._directory(device)):
                 raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
             sysfs.write(self._driver / "match_busid", f"add {device.bus_id}")
             sysfs.write(self._driver / "bind", device.bus_id)
-        except KernelFault as fault:
+        except Fault as fault:
             self._probe_local_driver(device)
+            if not isinstance(fault, KernelFault):
+                raise
             if fault.errno == errno.ENOMEM:
                 raise BusyFault(FULL) from None
             if fault.errno in (errno.ENODEV, errno.ENOENT) and not self.is_present(device):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,13 +132,12 @@ async def test_a_device_that_is_just_being_pulled_out_gets_no_entry(
     (sysfs.driver.parent / "usb").mkdir()
     (sysfs.driver.parent / "usb/unbind").touch()
     (sysfs.root / "hub/1-1.2/driver").symlink_to(sysfs.driver.parent / "usb")
-    node, kernel = socket.socketpair()  # hangs up, as usbfs does
-    kernel.close()
-    with node:
-        monkeypatch.setattr(holds, "_open", lambda directory: os.dup(node.fileno()))
-        store = Store()
-        with pytest.raises(UnknownDeviceFault, match="unplugged"):
-            await Stub(Holds(store), sysfs.root).claim(STICK)
+    opened = iter([7, 2])  # the device and its hub, and then nothing any more
+    monkeypatch.setattr(holds, "_open", lambda directory: (
+        os.open(os.devnull, os.O_RDONLY) if next(opened, None) else None))
+    store = Store()
+    with pytest.raises(UnknownDeviceFault, match="unplugged"):
+        await Stub(Holds(store), sysfs.root).claim(STICK)
     assert (sysfs.driver.parent / "usb/unbind").read_text() == "1-1.2"
     assert (sysfs.driver / "match_busid").read_text() == "" and store.kept == {}
 
