@@ -38,6 +38,7 @@ def test_a_stick_from_plug_to_unplug(pair: Pair) -> None:
     assert product.status_line(host, USBIPA).startswith("1 imported, listening on *:3240")
     [line] = product.journal(node, f"USBIP_BUSID={busid}", "USBIP_STATE=connected")
     assert (line["USBIP_HOST"], line["USBIP_RULE"]) == ("lab", "sticks")
+    assert product.journal(node, f"USBIP_BUSID={busid}", "USBIP_STATE=waiting") == []    # at once
     [line] = product.journal(host, f"USBIP_BUSID={busid}", "USBIP_STATE=attached")
     assert (line["USBIP_PORT"], line["USBIP_PEER"]) == (str(imported["port"]), imported["peer"])
 
