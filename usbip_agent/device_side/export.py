@@ -22,7 +22,9 @@ from usbip_agent.report import DeviceReport, ExportState
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-"""Seconds between attempts: doubled from the first to the longest."""
+"""Seconds between attempts: doubled from the first to the longest, which hold with the spread."""
+SPREAD = 0.25
+"""A fleet that lost its host at once does not come back at once."""
 
 LOCAL_FROM = 5.0
 """Seconds. A device that waits longer than this for its next attempt is usable locally meanwhile."""
@@ -354,8 +356,8 @@ class Export:
         return (StartRelease(self.device, self.connection),)
 
     def _wait(self, reason: str, *, at_once_local: bool = False) -> Actions:
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._delays, 10))
-        delay *= 0.75 + 0.5 * self.clocks.chance()
+        delay = min(LONGEST_DELAY / (1 + SPREAD), FIRST_DELAY * 2 ** min(self._delays, 10))
+        delay = max(FIRST_DELAY, delay * (1 - SPREAD + 2 * SPREAD * self.clocks.chance()))
         self.attempts += 1
         self._delays += 1
         timer = self._wait_for(delay, reason)

@@ -29,6 +29,6 @@ def _first_reason(reports: Sequence[DeviceReport], state: ExportState, now: int)
     report = next(report for report in reports if report.state == state)
     words = [report.reason] if report.reason else []
     seconds = (report.next_attempt - now) / 1_000_000
-    if 0 < seconds <= 2 * LONGEST_DELAY:  # else the clock was set, for which no attempt cares
+    if 0 < seconds <= LONGEST_DELAY + 1:  # else the clock was set, for which no attempt cares
         words.append(f"next try in {max(1, round(seconds))} s")
     return f" ({', '.join(words)})" if words else ""

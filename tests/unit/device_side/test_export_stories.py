@@ -58,7 +58,7 @@ class Story(RuleBasedStateMachine):
                 case StopAttempt():
                     assert isinstance(self.work, StartAttempt)
                 case StartTimer(delay):
-                    assert 0.5 <= delay <= 1.25 * LONGEST_DELAY, "a busy loop, or one that never comes back"
+                    assert 1.0 <= delay <= LONGEST_DELAY, "a busy loop, or one that never comes back"
                     self.timer = True
                 case StopTimer():
                     self.timer = False
