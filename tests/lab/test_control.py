@@ -75,7 +75,7 @@ def test_policy_decides(pair: Pair) -> None:
 
     # Rejected: it stays local, with the reason on both sides.
     product.until_reason(node, busid, "host says no")
-    assert product.devices(node)[busid]["state"] == "waiting"
+    product.until_state(node, busid, "waiting")
     assert product.driver(node, busid) == "usb"
     assert node.disk_hash(stick) == stick.sha256
     rejected = product.journal(host, f"USBIP_BUSID={busid}", "USBIP_STATE=rejected")[0]
@@ -83,7 +83,7 @@ def test_policy_decides(pair: Pair) -> None:
     assert "no sticks" in rejected["MESSAGE"] and str(rejected["PRIORITY"]) == "4"
     waiting = product.journal(node, f"USBIP_BUSID={busid}", "USBIP_STATE=waiting")[0]
     assert "host says no" in waiting["USBIP_REASON"]
-    assert product.status_line(node, AGENT).startswith("1 waiting (lab: ")
+    product.until_status(node, AGENT, r"^1 waiting \(lab: ")
     explained = host.sh(f"usbipa explain --address {node.address} --vendor 46f4 --product 0001", SLOW)
     assert "no sticks" in explained
 
