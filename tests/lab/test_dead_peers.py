@@ -84,7 +84,7 @@ def test_a_node_without_power(pair: Pair) -> None:
     busid = node.plug(stick, 1)
     connected(pair, busid)
     [before] = product.imports(host).values()
-    # Else whatever the host sends is answered by a reset, as soon as the node's network is up, and ends the link.
+    # Else what the host sends is answered by a reset as soon as the node has a network: that ends the link.
     host.run(["nft", "-f", "-"], stdin=NO_RESETS)
     node.reboot(hard=True)
     connected(pair, busid)

@@ -32,6 +32,8 @@ class NameWatch:
         self._interval = interval
         self._callbacks: dict[Host, list[Callable[[], None]]] = {}
         self._tasks: dict[Host, asyncio.Task[None]] = {}
+        self._last: dict[Host, Answers] = {}
+        """Kept for the next watch: what changes during an attempt, which ends a watch, has changed as well."""
 
     def watch(self, host: Host, callback: Callable[[], None]) -> None:
         """Calls *callback* from now on, from the event loop, until it is unwatched as often as watched."""
@@ -60,15 +62,16 @@ class NameWatch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_again(self, host: Host) -> None:
-        before = await _answers(host)
+        if host not in self._last:
+            self._last[host] = await _answers(host)
         while True:
             await asyncio.sleep(self._interval)
             answers = await _answers(host)
+            before, self._last[host] = self._last[host], answers
             if answers and answers != before:
                 log.info("%s resolves differently", host.name)
                 for callback in tuple(self._callbacks[host]):
                     callback()
-            before = answers
 
 
 async def _answers(host: Host) -> Answers:

@@ -155,3 +155,19 @@ async def test_an_address_is_not_asked_for(dns: Dns, watch: NameWatch) -> None:
     watch.unwatch(Host("a", "192.0.2.7"), lambda: None)
     await asyncio.sleep(0)
     assert not dns.questions and asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_changes_between_two_watches(dns: Dns, watch: NameWatch) -> None:
+    """An attempt ends the watch; the change that came meanwhile is not to be taken for how it always was."""
+    calls: list[None] = []
+
+    def call() -> None:
+        calls.append(None)
+
+    dns.addresses = {LAB.address: ["192.0.2.7"]}
+    watch.watch(LAB, call)
+    await dns.asked_twice()
+    watch.unwatch(LAB, call)
+    dns.addresses = {LAB.address: ["192.0.2.8"]}
+    watch.watch(LAB, call)
+    await _until(lambda: len(calls) == 1)
