@@ -33,7 +33,7 @@ class NameWatch:
         self._callbacks: dict[Host, list[Callable[[], None]]] = {}
         self._tasks: dict[Host, asyncio.Task[None]] = {}
         self._last: dict[Host, Answers] = {}
-        """Kept for the next watch: what changes during an attempt, which ends a watch, has changed as well."""
+        """Kept for the next watch: what changes in an attempt, which ends a watch, has changed as well."""
 
     def watch(self, host: Host, callback: Callable[[], None]) -> None:
         """Calls *callback* from now on, from the event loop, until it is unwatched as often as watched."""
