@@ -52,5 +52,6 @@ def _judge_content(world: World) -> None:
         with device.line() as line:
             line.settimeout(RECOVERY)
             world.host.until(f"[ -c {TTY} ]", RECOVERY)
-            world.host.sh(f"echo chaos > {TTY}")
-            assert line.makefile("rb").readline().endswith(b"chaos\n")
+            world.host.sh(f"stty -F {TTY} raw -echo; echo chaos > {TTY}")
+            said = line.makefile("rb").readline()
+            assert said.endswith(b"chaos\n"), said
