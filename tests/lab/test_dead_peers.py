@@ -86,6 +86,7 @@ def test_a_node_without_power(pair: Pair) -> None:
     [before] = product.imports(host).values()
     # Else what the host sends is answered by a reset as soon as the node has a network: that ends the link.
     host.run(["nft", "-f", "-"], stdin=NO_RESETS)
+    node.sh("sync")         # the configuration, which is not what is to be lost
     node.reboot(hard=True)
     connected(pair, busid)
     [after] = product.imports(host).values()

@@ -126,6 +126,7 @@ def test_present_at_boot(pair: Pair) -> None:
     stick = Stick()
     busid = node.plug(stick, 1)
     product.until_state(node, busid, "connected")
+    node.sh("sync")         # the configuration, which is not what is to be lost
     node.power_cut()
     node.start(cold=True)
     node.ready()
