@@ -15,16 +15,11 @@ from usbip_agent.device_side.actions import (
     StopAttempt, StopTimer,
 )
 from usbip_agent.device_side.clocks import Clocks
+from usbip_agent.device_side.delays import Delays
 from usbip_agent.device_side.failback import preferred
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault
 from usbip_agent.policy.agent import Decision, Host
 from usbip_agent.report import DeviceReport, ExportState
-
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 60.0
-"""Seconds between attempts: doubled from the first to the longest, which hold with the spread."""
-SPREAD = 0.25
-"""A fleet that lost its host at once does not come back at once."""
 
 LOCAL_FROM = 5.0
 """Seconds. A device that waits longer than this for its next attempt is usable locally meanwhile."""
@@ -75,8 +70,7 @@ class Export:
     _cancelled: bool = False
     _once_more: bool = False
     """Something has changed during the attempt: when it fails, it may have failed of what is over now."""
-    _delays: int = 0
-    """How many there were since there was hope last; each is twice as long as the one before."""
+    _delays: Delays = field(default_factory=Delays)
     _connected_at: float = 0.0
     _lost_host: str = ""
     _before_hand: tuple[Host | None, bool] | None = field(default=None)
@@ -101,7 +95,8 @@ class Export:
 
     def try_now(self) -> Actions:
         """Something has changed (the network, a name, a module) that may help what waits, if not at once."""
-        self._delays, self._once_more = 0, self.work is Work.ATTEMPT
+        self._delays.begin_anew()
+        self._once_more = self.work is Work.ATTEMPT
         return self._anew() if self._waiting or self._blocked else ()
 
     def usage_changed(self) -> Actions:
@@ -119,7 +114,8 @@ class Export:
 
     def wake_up(self) -> Actions:
         """The machine is awake again, perhaps elsewhere and much later."""
-        self._asleep, self._delays = False, 0
+        self._asleep = False
+        self._delays.begin_anew()
         return self._anew()
 
     def fail_back(self) -> Actions:
@@ -138,7 +134,8 @@ class Export:
     def connect(self, host: Host) -> Actions:
         """Somebody wants the device on *host*, whatever the policy says."""
         self._before_hand = (self.by_hand, self.held)
-        self.by_hand, self.held, self.attempts, self._delays = host, False, 0, 0
+        self.by_hand, self.held = host, False
+        self._forget_failures()
         return self._anew()
 
     def disconnect(self) -> Actions:
@@ -193,7 +190,7 @@ class Export:
         """The kernel is done with the link that was lost; *claimed* says whether the stub has the device."""
         self.work, self.claimed = Work.NONE, claimed
         if self.clocks.monotonic() - self._connected_at >= STABLE_AFTER:
-            self.attempts = self._delays = 0
+            self._forget_failures()
         if self._gone or not self._wanted():
             return self._settle()
         return self._wait(f"the link to {self._lost_host} ended")
@@ -223,7 +220,8 @@ class Export:
             return (Drop(),)
         self.device, self.decision = self._successor
         self._gone, self._successor, self._parked, self._blocked = False, None, False, False
-        self.held, self.by_hand, self._before_hand, self.attempts, self._delays = False, None, None, 0, 0
+        self.held, self.by_hand, self._before_hand = False, None, None
+        self._forget_failures()
         return self._settle()
 
     def timer_due(self) -> Actions:
@@ -338,7 +336,7 @@ class Export:
             return self._release()
         if self._stopping:
             return (Drop(),)
-        self.attempts = self._delays = 0
+        self._forget_failures()
         if self._asleep and self._wanted_awake():
             self._show(ExportState.WAITING, "the machine goes to sleep")
             return ()
@@ -356,10 +354,8 @@ class Export:
         return (StartRelease(self.device, self.connection),)
 
     def _wait(self, reason: str, *, at_once_local: bool = False) -> Actions:
-        delay = min(LONGEST_DELAY / (1 + SPREAD), FIRST_DELAY * 2 ** min(self._delays, 10))
-        delay = max(FIRST_DELAY, delay * (1 - SPREAD + 2 * SPREAD * self.clocks.chance()))
+        delay = self._delays.after_failure(self.clocks.chance())
         self.attempts += 1
-        self._delays += 1
         timer = self._wait_for(delay, reason)
         if self.claimed and (at_once_local or delay >= LOCAL_FROM):
             return (*timer, *self._release())
@@ -368,10 +364,8 @@ class Export:
     def _block(self, reason: str) -> Actions:
         """Not everything that blocks says when it ends (a logout, a file system still being written out)."""
         self._blocked = True
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._delays + 1, 10))
         self.attempts += 1
-        self._delays += 1
-        timer = self._wait_for(delay, reason, ExportState.BLOCKED)
+        timer = self._wait_for(self._delays.while_blocked(), reason, ExportState.BLOCKED)
         return (*timer, *self._release()) if self.claimed else timer
 
     def _wait_for(self, delay: float, reason: str, state: ExportState = ExportState.WAITING) -> Actions:
@@ -384,6 +378,10 @@ class Export:
         """Nothing that failed, blocked or waited keeps it from being tried now."""
         self._parked = self._blocked = False
         return (*self._stop_waiting(), *self._settle())
+
+    def _forget_failures(self) -> None:
+        self.attempts = 0
+        self._delays.begin_anew()
 
     def _stop_waiting(self) -> Actions:
         if not self._waiting:

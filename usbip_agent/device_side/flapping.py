@@ -13,8 +13,7 @@ WINDOW = 60.0
 """Seconds that count."""
 
 TOLERATED = 20
-"""Plugs within the window that are nobody's trouble: somebody tries ports, a device changes its firmware,
-a test plugs and pulls as fast as it can."""
+"""Plugs within the window that are nobody's trouble: somebody tries ports, a device changes its firmware."""
 
 LONGEST_DELAY = 60.0
 

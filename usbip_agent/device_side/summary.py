@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from usbip_agent.device_side.export import LONGEST_DELAY
+from usbip_agent.device_side.delays import LONGEST_DELAY
 from usbip_agent.report import DeviceReport, ExportState
 
 _ORDER = (ExportState.CONNECTED, ExportState.CONNECTING, ExportState.BINDING, ExportState.FAILED,

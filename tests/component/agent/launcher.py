@@ -74,9 +74,9 @@ def shorten_deadlines(seconds: float) -> None:
 
 def wait_for_ever() -> None:
     """For what is tried again because something has happened, and not because it was time."""
-    from usbip_agent.device_side import export
+    from usbip_agent.device_side import delays
 
-    export.FIRST_DELAY = export.LONGEST_DELAY = 3600.0
+    delays.FIRST_DELAY = delays.LONGEST_DELAY = 3600.0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from usbip_agent.device_side.actions import (
     AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer, StopAttempt,
     StopTimer,
 )
-from usbip_agent.device_side.export import LOCAL_FROM, LONGEST_DELAY, Export
+from usbip_agent.device_side.delays import LONGEST_DELAY
+from usbip_agent.device_side.export import LOCAL_FROM, Export
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
 from usbip_agent.report import ExportState

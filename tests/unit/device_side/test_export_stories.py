@@ -16,7 +16,8 @@ from usbip_agent.device_side.actions import (
     Action, Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
     StopAttempt, StopTimer,
 )
-from usbip_agent.device_side.export import LONGEST_DELAY, Export, Work
+from usbip_agent.device_side.delays import LONGEST_DELAY
+from usbip_agent.device_side.export import Export, Work
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host
