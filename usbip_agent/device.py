@@ -74,6 +74,15 @@ def class_name(code: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Enumeration:
+    """One stay of a device in its port: who comes next has the same busid, but another number."""
+
+    bus_id: str
+    bus_number: int
+    device_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """One device at one moment. A replug makes another one, with another ``device_number``."""
 
@@ -124,10 +133,13 @@ class Device:
         words = " ".join(word for word in (self.manufacturer, self.model) if word)
         return f"{self.vendor}:{self.product}" + (f" {words}" if words else "")
 
+    @property
+    def enumeration(self) -> Enumeration:
+        return Enumeration(self.bus_id, self.bus_number, self.device_number)
+
     def same_device_as(self, other: Device) -> bool:
         """True when *other* is this very enumeration and not what was plugged in later at the same port."""
-        return (self.bus_id, self.bus_number, self.device_number) == (
-            other.bus_id, other.bus_number, other.device_number)
+        return self.enumeration == other.enumeration
 
 
 def interface_classes_of_descriptors(descriptors: bytes) -> frozenset[int]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from usbip_agent.device import Kind
+from usbip_agent.device import Enumeration, Kind
 from usbip_agent.device_side.claim_rules import UDEV_CLAIMED, claim_rules
 from usbip_agent.device_side.export import Export
 from usbip_agent.errors import Fault
@@ -28,7 +28,7 @@ class Claims:
     def __init__(self, rules: UdevRules) -> None:
         self._rules = rules
         self._suspects: dict[Path, bool] = {}
-        self._examined: set[tuple[str, int]] = set()
+        self._examined: set[Enumeration] = set()
         self._told: tuple[AgentPolicy, frozenset[str]] | None = None
         self._wanted = ""
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +52,7 @@ class Claims:
         """
         present = set()
         for export in exports:
-            enumeration = export.device.bus_id, export.device.device_number
+            enumeration = export.device.enumeration
             present.add(enumeration)
             if enumeration not in self._examined and export.state in _AT_REST and _is_local(export):
                 self._examined.add(enumeration)

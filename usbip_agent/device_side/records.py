@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from usbip_agent.device import Device
+from usbip_agent.device import Device, Enumeration
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +29,4 @@ class ExportRecord:
 
     def is_of(self, device: Device) -> bool:
         """Whether it was written for this very enumeration."""
-        return (self.bus_id, self.bus_number, self.device_number) == (
-            device.bus_id, device.bus_number, device.device_number)
+        return Enumeration(self.bus_id, self.bus_number, self.device_number) == device.enumeration

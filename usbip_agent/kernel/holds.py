@@ -12,11 +12,10 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from usbip_agent.device import Device
+from usbip_agent.device import Device, Enumeration
 from usbip_agent.kernel import sysfs
 
 DEVICE_NODES = Path("/dev/bus/usb")
@@ -36,24 +35,8 @@ class Vault(Protocol):
         """Keeps it no longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enumeration:
-    """One stay of a device in its port: who comes next has the same busid, but another number."""
-
-    bus_id: str
-    bus_number: int
-    device_number: int
-
-    @classmethod
-    def of(cls, device: Device) -> Enumeration:
-        return cls(device.bus_id, device.bus_number, device.device_number)
-
-    def descriptor_name(self, role: str) -> str:
-        return f"{role}-{self.bus_id}@{self.bus_number}.{self.device_number}"
-
-
 class Holds:
-    """The descriptors of all devices that are held, by busid."""
+    """The descriptors of all devices that are held."""
 
     def __init__(self, vault: Vault | None = None, kept: Mapping[str, int] | None = None) -> None:
         self._vault = vault
@@ -68,7 +51,7 @@ class Holds:
 
     def hold(self, device: Device, directory: Path) -> None:
         """Opens *device* and its hub, both or none. May wait for the kernel."""
-        this = Enumeration.of(device)
+        this = device.enumeration
         if this in self._held:
             return
         directory = directory.resolve()
@@ -84,7 +67,7 @@ class Holds:
 
         It is asked by opening it once more. What is held says that it is gone as soon as its local driver is.
         """
-        if Enumeration.of(device) not in self._held:
+        if device.enumeration not in self._held:
             return False
         descriptor = _open(directory.resolve())
         if descriptor is None:
@@ -94,10 +77,10 @@ class Holds:
 
     def keep(self, device: Device) -> None:
         """Leaves what is held of *device* in the vault."""
-        this = Enumeration.of(device)
+        this = device.enumeration
         if self._vault is not None:
             for role, descriptor in zip(ROLES, self._held.get(this, ())):
-                self._vault.store(this.descriptor_name(role), descriptor, until_it_ends=False)
+                self._vault.store(_name(this, role), descriptor, until_it_ends=False)
 
     def let_go(self, this: Enumeration) -> None:
         """Closes what is held of it, here and in the vault."""
@@ -107,7 +90,11 @@ class Holds:
         _close(descriptors)
         if self._vault is not None:
             for role in ROLES:
-                self._vault.forget(this.descriptor_name(role))
+                self._vault.forget(_name(this, role))
+
+
+def _name(this: Enumeration, role: str) -> str:
+    return f"{role}-{this.bus_id}@{this.bus_number}.{this.device_number}"
 
 
 def is_name_of_hold(name: str) -> bool:

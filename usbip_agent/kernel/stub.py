@@ -16,14 +16,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from usbip_agent.device import Device
+from usbip_agent.device import Device, Enumeration
 from usbip_agent.errors import (
     BusyFault, Fault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault,
 )
 from usbip_agent.kernel import sysfs
 from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
-from usbip_agent.kernel.holds import Enumeration, Holds
+from usbip_agent.kernel.holds import Holds
 
 DRIVER = "usbip-host"
 ENTRIES = 16
@@ -74,9 +74,9 @@ class Stub:
         try:
             await in_thread(f"bind {device.bus_id}", lambda: self._bind(device))
         except Fault:
-            self._holds.let_go(Enumeration.of(device))
+            self._holds.let_go(device.enumeration)
             raise
-        self._let_go(set(self._holds.in_place_of(device.bus_id)) - {Enumeration.of(device)})
+        self._let_go(set(self._holds.in_place_of(device.bus_id)) - {device.enumeration})
         await self._refuse_successor(device)
 
     async def _refuse_successor(self, device: Device) -> None:

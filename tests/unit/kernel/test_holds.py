@@ -11,7 +11,7 @@ import pytest
 from usbip_agent.device import Device, Kind, Speed
 from usbip_agent.errors import UnknownDeviceFault
 from usbip_agent.kernel import holds
-from usbip_agent.kernel.holds import Enumeration, Holds, is_name_of_hold
+from usbip_agent.kernel.holds import Holds, is_name_of_hold
 from usbip_agent.kernel.stub import Stub
 
 STICK = Device(Kind.USB, "1-1.2", 1, 7, Speed.HIGH, "10c4", "ea60")
@@ -100,7 +100,7 @@ async def test_a_device_that_is_still_there_is_left_alone(sysfs: Sysfs) -> None:
         sysfs.plug(number)
         await stub.forget_the_gone()
     assert sysfs.rebound == "" and sorted(store.kept) == NAMES
-    assert held.in_place_of("1-1.2") == (Enumeration.of(STICK),)
+    assert held.in_place_of("1-1.2") == (STICK.enumeration,)
 
 
 async def test_another_device_in_the_same_port_keeps_its_driver(sysfs: Sysfs) -> None:
