@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +13,12 @@ from tests.component.agent import udev
 from tests.component.agent.daemon import Machine, end, end_politely
 from tests.component.agent.fake_host import DEADLINE
 from tests.component.agent.tree import ADAPTER, STICK, Tree
+from tests.component.hostile import HANGS, UNKNOWN, asked_meanwhile, fill_the_disk, write_huge_rules
 from usbip_agent.bus.client import connect_to
 from usbip_agent.names import AGENT
 
-UNKNOWN = "a restart will not know of it"
-"""What is said of a record that could not be written."""
-
-POLICY_SIZE = 10_000_000
-
-HANGS = 15.0
-"""Seconds without an answer that are too many: the watchdog is fed as often, on a machine however busy."""
+ENDS = {"configuration loaded", "nothing was changed"}
+"""What is said last of a reload."""
 
 
 def records(machine: Machine) -> Path:
@@ -31,10 +26,7 @@ def records(machine: Machine) -> Path:
 
 
 def fill(machine: Machine, *bus_ids: str) -> None:
-    """The disk has room for names, and not for a byte more, until each record has been tried once."""
-    records(machine).mkdir(parents=True, exist_ok=True)
-    for bus_id in bus_ids:
-        (records(machine) / f".{bus_id}.new").symlink_to("/dev/full")
+    fill_the_disk(records(machine), *bus_ids)
 
 
 def test_a_full_disk(machine: Machine) -> None:
@@ -148,20 +140,12 @@ async def test_a_huge_policy(machine: Machine, monkeypatch: pytest.MonkeyPatch,
     with machine.running() as process:
         machine.tree.plug("1-1", STICK)
         machine.connected("1-1")
-        count = 1
-        with machine.configuration.open("a") as file:
-            while file.tell() < POLICY_SIZE:
-                file.write(f'  - {{name: r{count}, match: {{vendor: "10c4", serial: "S{count}-*"}}, '
-                           'connect: lab}\n')
-                count += 1
-        begun, longest = time.monotonic(), 0.0
+        count = 1 + write_huge_rules(
+            machine.configuration, '{name: r%d, match: {vendor: "10c4", serial: "S%d-*"}, connect: lab}')
         process.send_signal(signal.SIGHUP)
         async with connect_to(AGENT, machine.bus.address) as client:
-            while not (ended := {"configuration loaded", "nothing was changed"} & _said_last(machine)):
-                asked = time.monotonic()
-                await client.reports()
-                longest = max(longest, time.monotonic() - asked)
-        taken = time.monotonic() - begun
+            taken, longest = await asked_meanwhile(client, lambda: bool(ENDS & _said_last(machine)))
+        ended = ENDS & _said_last(machine)
         record_property("seconds", [round(taken, 1), round(longest, 1)])
         assert longest < taken / 2  # it did not wait for the whole
         assert ended == {"configuration loaded"} and f"configuration loaded: {count} rules" in machine.said()

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.component.hostile import HANGS, UNKNOWN, asked_meanwhile, fill_the_disk, write_huge_rules
 from tests.component.usbipa.daemon import ACCEPT_ALL, DEADLINE, Machine, end, some_device
 from usbip_agent.bus.client import connect_to
 from usbip_agent.errors import ExitStatus
 from usbip_agent.names import USBIPA
-
-UNKNOWN = "a restart will not know of it"
-"""What is said of a record that could not be written."""
-
-POLICY_SIZE = 10_000_000
-
-HANGS = 15.0
-"""Seconds without an answer that are too many: the watchdog is fed as often, on a machine however busy."""
 
 
 def records(machine: Machine) -> Path:
@@ -29,10 +21,7 @@ def records(machine: Machine) -> Path:
 
 
 def fill(machine: Machine, *ports: int) -> None:
-    """The disk has room for names, and not for a byte more, until each record has been tried once."""
-    records(machine).mkdir(parents=True, exist_ok=True)
-    for port in ports:
-        (records(machine) / f".{port}.new").symlink_to("/dev/full")
+    fill_the_disk(records(machine), *map(str, ports))
 
 
 def test_a_full_disk(machine: Machine) -> None:
@@ -108,22 +97,18 @@ async def test_a_huge_policy(machine: Machine, monkeypatch: pytest.MonkeyPatch,
     """It goes on with its work while it reads it."""
     monkeypatch.setattr("usbip_agent.bus.client.CALL_DEADLINE", HANGS)
     with machine.running() as process:
-        count = 0
-        with machine.configuration.open("w") as file:
-            file.write(ACCEPT_ALL % machine.port + "rules:\n")
-            while file.tell() < POLICY_SIZE:
-                file.write(f'  - {{name: r{count}, match: {{vendor: "0781", serial: "S{count}-*"}}, '
-                           'accept: true}\n')
-                count += 1
+        machine.configuration.write_text(ACCEPT_ALL % machine.port + "rules:\n")
+        write_huge_rules(
+            machine.configuration, '{name: r%d, match: {vendor: "0781", serial: "S%d-*"}, accept: true}')
+        before = machine.systemd.ready
+
+        def has_reloaded() -> bool:
+            machine.systemd.hear(0.001)
+            return machine.systemd.ready != before
+
         async with connect_to(USBIPA, machine.bus.address) as client:
-            begun, longest, before = time.monotonic(), 0.0, machine.systemd.ready
             process.send_signal(signal.SIGHUP)
-            while machine.systemd.ready == before:
-                machine.systemd.hear(0.001)
-                asked = time.monotonic()
-                await client.reports()
-                longest = max(longest, time.monotonic() - asked)
-        taken = time.monotonic() - begun
+            taken, longest = await asked_meanwhile(client, has_reloaded)
         record_property("seconds", [round(taken, 1), round(longest, 1)])
         assert longest < taken / 2  # it did not wait for the whole
         machine.export()
