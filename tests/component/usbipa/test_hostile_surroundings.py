@@ -30,6 +30,7 @@ def test_a_full_disk(machine: Machine) -> None:
         first = machine.export(some_device("1-1", 2))
         machine.export(some_device("1-2", 3))
         machine.kernel.until_ports({0, 1}, DEADLINE)
+        machine.systemd.until_status("2 imported")
         assert list(records(machine).iterdir()) == []
         first.close()
         machine.kernel.until_ports({1}, DEADLINE)
