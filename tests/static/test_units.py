@@ -10,6 +10,7 @@ import pytest
 from tests.static.tree import ROOT, run
 from usbip_agent.names import AGENT, USBIPA, Service
 
+UNITS = ROOT / "systemd"
 EXPOSURE = {AGENT.unit: 2.5, USBIPA.unit: 1.5}
 """The worst score that ``systemd-analyze security`` may give (0 is best)."""
 
@@ -17,7 +18,13 @@ SERVICES = pytest.mark.parametrize("service", [AGENT, USBIPA], ids=[AGENT.comman
 
 
 def unit_of(service: Service) -> Path:
-    return ROOT / "systemd" / service.unit
+    return UNITS / service.unit
+
+
+def commands(unit: Path, settings: str = r"Exec\w+") -> list[str]:
+    """What a unit runs, in order, of the settings that match."""
+    lines = unit.read_text(encoding="utf-8").splitlines()
+    return [line.partition("=")[2] for line in lines if re.match(f"({settings})=", line)]
 
 
 def settings_of(service: Service) -> dict[str, str]:
@@ -85,11 +92,21 @@ def test_who_listens_is_not_root() -> None:
 def test_what_needs_root_is_said_to_the_letter() -> None:
     """Two files of vhci-hcd change hands before usbipa starts, or when the module comes; through no shell."""
     directory = "/sys/devices/platform/vhci_hcd.0"
-    unit = unit_of(USBIPA).read_text(encoding="utf-8")
-    privileged = [line.partition("=")[2] for line in unit.splitlines() if re.match(r"Exec\w+=-*[+!]", line)]
-    assert privileged == [
-        f"-+/bin/chgrp --silent usbipa {directory}/attach {directory}/detach",
-        f"-+/bin/chmod --silent 0220 {directory}/attach {directory}/detach"]
+    assert commands(UNITS / "usbipa-modules.service") == [
+        "-/sbin/modprobe -abq vhci_hcd tls",
+        f"-/bin/chgrp --silent usbipa {directory}/attach {directory}/detach",
+        f"-/bin/chmod --silent 0220 {directory}/attach {directory}/detach"]
+    assert commands(UNITS / "usbip-agent-modules.service") == ["-/sbin/modprobe -abq usbip_host tls"]
+
+
+@SERVICES
+def test_a_killed_daemon_waits_for_no_other_program(service: Service) -> None:
+    """Modules are looked after when one is missing; nothing stands before the daemon itself."""
+    own = commands(unit_of(service), "Exec(Condition|StartPre|Start)")
+    assert own == [f"/usr/bin/{service.command} run"]
+    modules = (UNITS / f"{service.command}-modules.service").read_text(encoding="utf-8")
+    conditions = re.findall("^Condition.*", modules, re.MULTILINE)
+    assert conditions and all(each.startswith("ConditionPathExists=|!") for each in conditions)
 
 
 @SERVICES
