@@ -7,7 +7,7 @@ from .devices import Serial, Stick
 from .guest import Guest
 
 RECOVERY = 180.0        # seconds until everything must be in order again; backoff is a minute at most
-UNSTUCK = 60.0          # seconds: any process is in D state for a moment, as khugepaged when it waits for a lock
+UNSTUCK = 60.0          # seconds: any process is in D state for a moment, as when it waits for a lock
 LARGEST_MEMORY = 60_000     # kB of a daemon; far above what it has, far below a leak
 MOST_DESCRIPTORS = 100
 IN_D_STATE = "$(ps -eo stat,comm | awk '$1 ~ /^D/ && $2 !~ /kworker/ {print $2}')"
