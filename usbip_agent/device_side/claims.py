@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from usbip_agent.blocking import LOAD_DEADLINE, in_thread
 from usbip_agent.device import Enumeration, Kind
 from usbip_agent.device_side.claim_rules import UDEV_CLAIMED, claim_rules
 from usbip_agent.device_side.export import Export
@@ -22,51 +23,50 @@ _AT_REST = frozenset({ExportState.IGNORED, ExportState.WAITING, ExportState.HELD
 What is in use (BLOCKED) stays as its users know it: a file manager that is to ignore it cannot eject it."""
 
 
+_Wanted = tuple[AgentPolicy, frozenset[str]] | None
+"""A policy and the busids that are held; None = mark nothing."""
+
+
 class Claims:
     """What udev was told last, and what it is to be told next. Only the latest counts."""
 
     def __init__(self, rules: UdevRules) -> None:
         self._rules = rules
-        self._suspects: dict[Path, bool] = {}
+        self._text = ""
+        self._wanted: _Wanted = None
+        self._composed: _Wanted = None
+        self._exports: tuple[Export, ...] = ()
         self._examined: set[Enumeration] = set()
-        self._told: tuple[AgentPolicy, frozenset[str]] | None = None
-        self._wanted = ""
+        self._suspects: dict[Path, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, policy: AgentPolicy, held: frozenset[str]) -> None:
         """Marks what *policy* connects, but for the busids that are *held*."""
-        if self._told is not None and self._told[0] is policy and self._told[1] == held:
+        if self._wanted is not None and self._wanted[0] is policy and self._wanted[1] == held:
             return
-        self._told = policy, held
-        self._put(claim_rules(policy, held))
+        self._wanted = policy, held
+        self._work()
 
     async def claim(self, policy: AgentPolicy, held: frozenset[str]) -> None:
         """As ``follow``; returns when udev knows, so that what comes next is handled by it."""
         self.follow(policy, held)
         await self.settled()
 
-    def examine(self, exports: Iterable[Export]) -> None:
+    def examine(self, exports: tuple[Export, ...]) -> None:
         """Mends the marks of devices that udev saw before the rules that are now.
 
         Once for each enumeration under the same rules: there are devices that udev's rules cannot tell.
         """
-        present = set()
-        for export in exports:
-            enumeration = export.device.enumeration
-            present.add(enumeration)
-            if enumeration not in self._examined and export.state in _AT_REST and _is_local(export):
-                self._examined.add(enumeration)
-                claimed = bool(export.decision.hosts) and not export.held
-                self._suspects[Path(export.device.sys_path)] = claimed
-        self._examined &= present
+        self._exports = exports
+        self._suspect()
         if self._suspects:
             self._work()
 
     async def withdraw(self, exports: Iterable[Export]) -> None:
         """Marks nothing any more: the devices are local ones again."""
-        self._told = None
+        self._wanted, self._exports = None, ()
         self._suspects = {Path(export.device.sys_path): False for export in exports if _is_local(export)}
-        self._put("")
+        self._work()
         await self.settled()
 
     async def settled(self) -> None:
@@ -74,29 +74,43 @@ class Claims:
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    def _put(self, text: str) -> None:
-        if text != self._wanted:
-            self._examined.clear()
-        self._wanted = text
-        self._work()
+    def _suspect(self) -> None:
+        present = set()
+        for export in self._exports:
+            enumeration = export.device.enumeration
+            present.add(enumeration)
+            if enumeration not in self._examined and export.state in _AT_REST and _is_local(export):
+                self._examined.add(enumeration)
+                claimed = bool(export.decision.hosts) and not export.held
+                self._suspects[Path(export.device.sys_path)] = claimed
+        self._examined &= present
 
     def _work(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        written = None
-        while written != self._wanted or self._suspects:
+        while self._composed is not self._wanted or self._suspects:
             try:
-                if written != self._wanted:
-                    written = self._wanted
-                    await self._rules.put(written)
+                if self._composed is not self._wanted:
+                    await self._tell_udev()
                 else:
                     suspects, self._suspects = self._suspects, {}
                     await mend_marks(UDEV_CLAIMED, suspects)
             except Fault as fault:
                 log.warning("other programs are not told to leave exported devices alone: %s", fault)
                 self._suspects.clear()
+
+    async def _tell_udev(self) -> None:
+        self._composed = wanted = self._wanted
+        # In a thread, as a policy of 10 MB takes a while.
+        text = await in_thread(
+            "udev rules", lambda: claim_rules(*wanted) if wanted else "", deadline=LOAD_DEADLINE)
+        if text != self._text:
+            self._text = text
+            self._examined.clear()
+            self._suspect()
+        await self._rules.put(text)
 
 
 def _is_local(export: Export) -> bool:
