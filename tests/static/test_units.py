@@ -111,4 +111,5 @@ def test_a_killed_daemon_waits_for_no_other_program(service: Service) -> None:
 
 @SERVICES
 def test_unit_never_gives_up(service: Service) -> None:
-    assert "StartLimitIntervalSec=0" in unit_of(service).read_text(encoding="utf-8").split("[Service]")[0]
+    for unit in (unit_of(service), UNITS / f"{service.command}-modules.service"):
+        assert "StartLimitIntervalSec=0" in unit.read_text(encoding="utf-8").split("[Service]")[0]
