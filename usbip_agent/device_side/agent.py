@@ -227,10 +227,12 @@ class Agent:
 
     async def _apply(self, policy: AgentPolicy) -> None:
         await self._outlets.claim(policy, self.held)
-        self._policy = policy
+        before, self._policy = self._policy, policy
         log.info("configuration loaded: %d rules, %d hosts", len(self._policy.rules), len(self._policy.hosts))
         for keeper in list(self._keepers.values()):
-            keeper.apply(keeper.export.policy_changed(self._policy.decide(keeper.export.device)))
+            export = keeper.export
+            keeper.apply(export.policy_changed(
+                policy.decide(export.latest), _as_it_is_now(export.by_hand, before, policy)))
         self._sum_up_soon()
 
     def explain(self, bus_id: str) -> Explanation:
@@ -287,3 +289,11 @@ def _resume(export: Export, adopted: Adopted) -> None:
     export.held, export.by_hand = adopted.held, adopted.by_hand
     export.claimed, export.connection = adopted.claimed, adopted.connection
     export.since = adopted.since
+
+
+def _as_it_is_now(asked: Host | None, before: AgentPolicy, now: AgentPolicy) -> Host | None:
+    """What somebody *asked* for by hand, as the configuration says it now; a port of their own stays."""
+    if asked is None or (host := now.host(asked.name)) is None:
+        return asked
+    old = before.host(asked.name)
+    return host if old is None or asked.port == old.port else replace(host, port=asked.port)

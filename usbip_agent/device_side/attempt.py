@@ -18,7 +18,8 @@ from usbip_agent.device import Device
 from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.request import request, settle_reply
 from usbip_agent.errors import (
-    BusyFault, DeadlineFault, Fault, ProtocolFault, RefusedFault, UnknownDeviceFault, UnreachableFault,
+    BusyFault, DeadlineFault, Fault, IdentityFault, ProtocolFault, RefusedFault, UnknownDeviceFault,
+    UnreachableFault,
 )
 from usbip_agent.blocking import uninterrupted
 from usbip_agent.kernel.exporter import Exporter, LinkStatus, wait_until_unlinked
@@ -27,6 +28,9 @@ from usbip_agent.report import ExportState
 from usbip_agent.transport.stream import Stream, shut_down
 
 log = logging.getLogger(__name__)
+
+NEXT_HOST_HELPS = (UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault, IdentityFault)
+"""The faults that concern one host, IdentityFault by the certificates that are its own."""
 
 UNEXPORT_DEADLINE = 4.0
 """Seconds for the courtesy of an UNEXPORT; the end of the link says the same, so it is not worth more."""
@@ -60,7 +64,7 @@ class Attempt:
         for host in hosts:
             try:
                 return host, await self._connect_to(device, host)
-            except (UnreachableFault, RefusedFault, ProtocolFault, DeadlineFault) as fault:
+            except NEXT_HOST_HELPS as fault:
                 faults.append((host, fault))
         raise _sum_of(faults)
 

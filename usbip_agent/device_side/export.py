@@ -6,20 +6,18 @@ to be done next. At most one piece of work is under way for a device, so that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 from usbip_agent.device import Device
 from usbip_agent.device_side.actions import (
     Actions, AwaitUnlink, Connection, Drop, StartAttempt, StartCleanup, StartRelease, StartTimer,
     StopAttempt, StopTimer,
 )
-from usbip_agent.device_side.clocks import Clocks
-from usbip_agent.device_side.delays import Delays
-from usbip_agent.device_side.failback import preferred
+from usbip_agent.device_side.failback import Returns
+from usbip_agent.device_side.standing import Standing, Work
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault
 from usbip_agent.policy.agent import Decision, Host
-from usbip_agent.report import DeviceReport, ExportState
+from usbip_agent.report import ExportState
 
 LOCAL_FROM = 5.0
 """Seconds. A device that waits longer than this for its next attempt is usable locally meanwhile."""
@@ -27,53 +25,10 @@ LOCAL_FROM = 5.0
 STABLE_AFTER = 30.0
 """Seconds. A link that held this long starts the delays anew when it ends; a shorter one does not."""
 
-BY_HAND = "by hand"
-
-
-class Work(StrEnum):
-    """What is under way."""
-
-    NONE = "none"
-    ATTEMPT = "attempt"
-    UNLINK = "unlink"
-    CLEANUP = "cleanup"
-    RELEASE = "release"
-
 
 @dataclass(slots=True)
-class Export:
+class Export(Standing):
     """One device, or rather what is plugged into one port: a replug goes on in the same machine."""
-
-    device: Device
-    decision: Decision
-    clocks: Clocks
-    held: bool = False
-    by_hand: Host | None = None
-    claimed: bool = False
-    """The stub holds the device, linked or not."""
-    connection: Connection | None = None
-    state: ExportState = ExportState.IGNORED
-    reason: str = ""
-    since: int = 0
-    attempts: int = 0
-    next_attempt: int = 0
-    work: Work = Work.NONE
-    trying: Host | None = None
-    _parked: bool = False
-    _blocked: bool = False
-    _waiting: bool = False
-    _stopping: bool = False
-    _asleep: bool = False
-    _gone: bool = False
-    _successor: tuple[Device, Decision] | None = None
-    _attempt_hosts: tuple[Host, ...] = ()
-    _cancelled: bool = False
-    _once_more: bool = False
-    """Something has changed during the attempt: when it fails, it may have failed of what is over now."""
-    _delays: Delays = field(default_factory=Delays)
-    _connected_at: float = 0.0
-    _lost_host: str = ""
-    _before_hand: tuple[Host | None, bool] | None = field(default=None)
 
     # Events. Each returns the actions to be carried out, in order.
 
@@ -85,10 +40,16 @@ class Export:
             self.state = ExportState.CONNECTED
         return self._settle()
 
-    def policy_changed(self, decision: Decision) -> Actions:
-        """The policy was read again. What failed for good is tried anew, what waits is tried at once."""
-        changed = decision.hosts != self.decision.hosts
-        self.decision = decision
+    def policy_changed(self, decision: Decision, by_hand: Host | None) -> Actions:
+        """The policy was read again: *decision* is of the latest device, *by_hand* the host as it is now.
+
+        What failed for good is tried anew, what waits is tried at once.
+        """
+        if self._successor is not None:
+            self._successor = self._successor[0], decision
+            return ()
+        changed = (decision.hosts, by_hand) != (self.decision.hosts, self.by_hand)
+        self.decision, self.by_hand, self._returns = decision, by_hand, Returns()
         if not (changed or self._parked or self._blocked or self._waiting):
             return self._settle()
         return self._anew()
@@ -122,7 +83,10 @@ class Export:
         """A host that is preferred to the connected one is back for good."""
         if self.connection is None or self.work is not Work.NONE:
             return ()
-        return () if self.connection.host in self._wanted()[:1] else self._release()
+        if self.connection.host in self._wanted()[:1]:
+            return ()
+        self._returns.begun(self.connection.host)
+        return self._release()
 
     def damp(self, reason: str, delay: float) -> Actions:
         """In place of ``begin``: the device comes and goes, and is left alone for *delay* seconds."""
@@ -153,6 +117,7 @@ class Export:
         """The kernel has the link."""
         self.work, self.trying, self.claimed, self.connection = Work.NONE, None, True, connection
         self._before_hand = None
+        self._returns.connected(self.decision.hosts, connection.host)
         self._connected_at = self.clocks.monotonic()
         self._show(ExportState.CONNECTED)
         return self._settle()
@@ -220,7 +185,7 @@ class Export:
             return (Drop(),)
         self.device, self.decision = self._successor
         self._gone, self._successor, self._parked, self._blocked = False, None, False, False
-        self.held, self.by_hand, self._before_hand = False, None, None
+        self.held, self.by_hand, self._before_hand, self._returns = False, None, None, Returns()
         self._forget_failures()
         return self._settle()
 
@@ -244,67 +209,7 @@ class Export:
         self._stopping = True
         return (*self._stop_waiting(), *self._settle())
 
-    # What is shown.
-
-    @property
-    def waits_for(self) -> tuple[Host, ...]:
-        """The hosts that would be tried if something helped; none unless the device waits."""
-        return self._wanted() if self._waiting and not self._blocked else ()
-
-    @property
-    def would_return_to(self) -> tuple[Host, ...]:
-        """The hosts that are preferred to the connected one, where the rule says ``failback``."""
-        if self.connection is None or self.decision.failback is None or self.by_hand is not None:
-            return ()
-        return preferred(self._wanted(), self.connection.host)
-
-    @property
-    def is_as_asked(self) -> bool:
-        """Whether the device is connected to where somebody wanted it by hand."""
-        return self.connection is not None and self.by_hand in (None, self.connection.host)
-
-    @property
-    def latest(self) -> Device:
-        """The device that is there now, or was last."""
-        return self._successor[0] if self._successor is not None else self.device
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether what the machine works on was unplugged; something else may have come in its place."""
-        return self._gone
-
-    @property
-    def attempt_was_cancelled(self) -> bool:
-        return self._cancelled
-
-    @property
-    def rule(self) -> str:
-        return BY_HAND if self.by_hand is not None else self.decision.rule
-
-    def report(self) -> DeviceReport:
-        """All of it, as D-Bus and ``status`` show it."""
-        device, connection = self.device, self.connection
-        host = connection.host if connection else self.trying or next(iter(self._wanted()), None)
-        return DeviceReport(
-            bus_id=device.bus_id, vendor=device.vendor, product=device.product, serial=device.serial,
-            manufacturer=device.manufacturer, model=device.model, classes=device.class_names,
-            path=device.path, speed=device.speed, kind=device.kind, rule=self.rule, state=self.state,
-            reason=self.reason, host=host.name if host else "",
-            transport=connection.transport if connection else host.transport if host else "",
-            peer=connection.peer if connection else "", since=self.since, attempts=self.attempts,
-            next_attempt=self.next_attempt)
-
     # How it decides.
-
-    def _wanted(self) -> tuple[Host, ...]:
-        if self._stopping or self._gone or self._asleep:
-            return ()
-        return self._wanted_awake()
-
-    def _wanted_awake(self) -> tuple[Host, ...]:
-        if self.held:
-            return ()
-        return (self.by_hand,) if self.by_hand is not None else self.decision.hosts
 
     def _settle(self) -> Actions:
         if self.work is Work.ATTEMPT:
@@ -389,10 +294,3 @@ class Export:
         self._waiting = False
         self.next_attempt = 0
         return (StopTimer(),)
-
-    def _show(self, state: ExportState, reason: str = "") -> None:
-        if state is not self.state:
-            self.since = self.clocks.wall()
-        self.state, self.reason = state, reason
-        if state not in (ExportState.WAITING, ExportState.BLOCKED):
-            self.next_attempt = 0

@@ -20,6 +20,11 @@ PROBES_PER_PERIOD = 10
 LONGEST_GAP = 2.5
 """Intervals without a probe after which nothing is known of the time between: we were asleep, or busy."""
 
+LONGEST_PERIOD = 24 * 3600.0
+"""Seconds after which a host that did not take the device is tried again, unless the rule says longer."""
+
+_MOST_DOUBLINGS = 20
+
 
 def probe_interval(period: float) -> float:
     """Seconds between probes of a host for a failback of *period* seconds (the shortest of those in use).
@@ -57,6 +62,33 @@ class Steadiness:
 
     def _has_gap(self, at: float) -> bool:
         return not 0 <= at - self._last_probe <= LONGEST_GAP * self.interval
+
+
+@dataclass(slots=True)
+class Returns:
+    """How often a device was taken back to a host in vain: it answers, and then does not take the device.
+
+    Each time is an interruption, so the host must have been back for twice as long before the next.
+    """
+
+    _in_vain: int = 0
+    _left: Host | None = None
+
+    def begun(self, left: Host) -> None:
+        """The device leaves *left* for a host that it prefers."""
+        self._left = left
+
+    def connected(self, hosts: Sequence[Host], host: Host) -> None:
+        """The device is connected to *host*, of *hosts*."""
+        left, self._left = self._left, None
+        if not preferred(hosts, host):
+            self._in_vain = 0
+        elif left is not None and host not in preferred(hosts, left):
+            self._in_vain += 1
+
+    def period(self, failback: float) -> float:
+        """Seconds for which a host must have been back, where the rule says *failback* seconds."""
+        return max(failback, min(LONGEST_PERIOD, failback * 2.0 ** min(self._in_vain, _MOST_DOUBLINGS)))
 
 
 def preferred(hosts: Sequence[Host], connected: Host) -> tuple[Host, ...]:

@@ -79,7 +79,7 @@ class Triggers:
             self._probes[host] = asyncio.create_task(self._keep_probing(host))
 
     def _shortest_period(self, host: Host) -> float:
-        return min(export.decision.failback or 0.0
+        return min(export.failback or 0.0
                    for export in self._devices.exports() if host in export.would_return_to)
 
     async def _keep_probing(self, host: Host) -> None:
@@ -102,7 +102,7 @@ class Triggers:
         return True
 
     def _return_if_steady(self, export: Export, at: float) -> None:
-        period, connection = export.decision.failback, export.connection
+        period, connection = export.failback, export.connection
         if not export.would_return_to or period is None or connection is None:
             return
         host = host_to_return_to(export.decision.hosts, connection.host, period, self._steadiness, at)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.device_side.samples import BACKUP, LAB, STICK
 from tests.unit.device_side.world import World, away, policy, until
-from usbip_agent.bus.operations import DisconnectOptions
+from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions
 from usbip_agent.device_side.agent import CLOCKS
 from usbip_agent.device_side.flapping import TOLERATED
 from usbip_agent.errors import BlockedFault
@@ -182,6 +182,22 @@ async def test_a_reload_tries_at_once_what_waits(begin: Begin) -> None:
     await world.agent.reload()
     assert world.reports["1-1"].state == "connecting"
     await world.until("connected")
+
+
+async def test_what_was_asked_by_hand_follows_the_configuration(begin: Begin) -> None:
+    world = begin(policy())
+    world.agent.plugged(STICK)
+    await world.agent.connect("1-1", "lab", ConnectOptions(port=4000))
+    moved = replace(LAB, address="10.0.0.9")
+    world.policy = replace(policy(), hosts=(moved, BACKUP))
+    await world.agent.reload()
+    await until(lambda: world.hosts.dialled == ["lab", "lab", "lab"])  # connected, un-exported, connected
+    await world.until("connected")
+    [export] = world.agent.exports()
+    assert export.by_hand == replace(moved, port=4000)
+    world.policy = replace(policy(), hosts=(BACKUP,))
+    await world.agent.reload()
+    assert export.by_hand == replace(moved, port=4000), "it stands nowhere else any more"
 
 
 def test_a_clock_that_is_set_changes_no_delay() -> None:

@@ -13,7 +13,9 @@ from tests.unit.device_side.world import Hosts, Kernel, away
 from usbip_agent.device import Device
 from usbip_agent.device_side.attempt import Attempt
 from usbip_agent.device_side.guard import Guard
-from usbip_agent.errors import BlockedFault, BusyFault, KernelFault, RefusedFault
+from usbip_agent.errors import (
+    BlockedFault, BusyFault, DeadlineFault, Fault, IdentityFault, KernelFault, ProtocolFault, RefusedFault,
+)
 from usbip_agent.kernel.exporter import LinkStatus
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import ExportState
@@ -76,6 +78,16 @@ async def test_hosts_are_tried_in_their_order_and_all_are_named(steps: Steps) ->
     assert caught.value.what == "lab: lab is away; backup: no rule accepts it"
     assert steps.hosts.dialled == ["lab", "backup"]
     assert steps.kernel.done == ["examine", "connecting lab", "connecting backup"], "it stays local meanwhile"
+
+
+@pytest.mark.parametrize("fault", [
+    away(LAB), RefusedFault("no rule accepts it"), ProtocolFault("it speaks HTTP"), DeadlineFault("silence"),
+    IdentityFault("/etc/ssl/lab.pem is missing")])
+async def test_what_is_wrong_with_one_host_is_no_reason_not_to_try_the_next(
+        steps: Steps, fault: Fault) -> None:
+    steps.hosts.away = {"lab": fault}
+    host, _stream = await steps.run(LAB, BACKUP)
+    assert host is BACKUP
 
 
 async def test_what_is_blocked_costs_no_host_a_call(steps: Steps) -> None:

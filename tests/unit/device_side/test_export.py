@@ -14,9 +14,11 @@ from usbip_agent.device_side.actions import (
     StopTimer,
 )
 from usbip_agent.device_side.delays import LONGEST_DELAY
+from usbip_agent.device_side.failback import LONGEST_PERIOD
 from usbip_agent.device_side.export import LOCAL_FROM, Export
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
+from usbip_agent.policy.hosts import Host
 from usbip_agent.report import ExportState
 
 
@@ -96,7 +98,7 @@ def test_disconnect_releases_and_holds_until_connect() -> None:
     assert export.disconnect() == (StartRelease(STICK, Connection(LAB, "plain", "10.0.0.1:3240")),)
     assert export.release_done() == ()
     assert export.state is ExportState.HELD
-    assert export.policy_changed(TO_BACKUP) == ()
+    assert export.policy_changed(TO_BACKUP, None) == ()
     assert export.connect(LAB) == (StartAttempt(STICK, (LAB,)),)
     assert export.rule == "by hand"
 
@@ -127,8 +129,8 @@ def test_a_connect_by_hand_that_fails_leaves_things_as_they_were() -> None:
 
 def test_a_rule_change_moves_a_connected_device() -> None:
     export = connected(Time())
-    assert export.policy_changed(TO_LAB) == ()
-    release, = export.policy_changed(TO_BACKUP)
+    assert export.policy_changed(TO_LAB, None) == ()
+    release, = export.policy_changed(TO_BACKUP, None)
     assert isinstance(release, StartRelease)
     assert export.release_done() == (StartAttempt(STICK, (BACKUP,)),)
 
@@ -137,10 +139,10 @@ def test_a_reload_tries_at_once_what_waits_or_has_failed() -> None:
     export = Export(STICK, TO_LAB, Time().clocks)
     export.begin()
     failed(export, UnreachableFault("away"))
-    assert export.policy_changed(TO_LAB) == (StopTimer(), StartAttempt(STICK, (LAB,)))
+    assert export.policy_changed(TO_LAB, None) == (StopTimer(), StartAttempt(STICK, (LAB,)))
     export.attempt_failed(NotExportableFault("no"), claimed=False)
     assert export.state is ExportState.FAILED
-    assert export.policy_changed(TO_LAB) == (StartAttempt(STICK, (LAB,)),)
+    assert export.policy_changed(TO_LAB, None) == (StartAttempt(STICK, (LAB,)),)
 
 
 def test_a_blocked_device_is_examined_again_when_usage_changes() -> None:
@@ -226,6 +228,61 @@ def test_failback_leaves_a_lesser_host_for_the_preferred_one() -> None:
     assert export.fail_back() == ()
 
 
+def returned(export: Export, host: Host) -> float | None:
+    """Takes the device back, upon which *host* takes it; how long a better one must then be back."""
+    [release] = export.fail_back()
+    assert isinstance(release, StartRelease)
+    export.release_done()
+    export.attempt_succeeded(Connection(host, "plain", "peer"))
+    return export.failback
+
+
+def test_a_host_that_answers_and_does_not_take_it_is_returned_to_ever_less_often() -> None:
+    export = connected(Time(), Decision("sticks", (BACKUP,)))
+    spared = Decision("sticks", (LAB, BACKUP), failback=600.0)
+    export.policy_changed(spared, None)
+    assert export.failback == 600
+    assert [returned(export, BACKUP) for _ in range(3)] == [1200, 2400, 4800]
+    assert [returned(export, BACKUP) for _ in range(20)][-1] == LONGEST_PERIOD
+    export.policy_changed(spared, None)
+    assert export.failback == 600, "a reload begins anew"
+    assert returned(export, BACKUP) == 1200
+    assert returned(export, LAB) == 600, "it is back"
+    export.policy_changed(Decision("sticks", (LAB, BACKUP), failback=2 * LONGEST_PERIOD), None)
+    assert export.failback == 2 * LONGEST_PERIOD
+    export.policy_changed(Decision("sticks", (LAB, BACKUP)), None)
+    assert export.failback is None
+
+
+def test_a_link_that_ends_by_itself_is_no_return_in_vain() -> None:
+    export = connected(Time(), Decision("sticks", (LAB, BACKUP), failback=600.0))
+    export.link_lost()
+    export.link_ended(claimed=True)
+    export.timer_due()
+    export.attempt_succeeded(Connection(BACKUP, "plain", "peer"))
+    assert export.failback == 600
+
+
+def test_what_was_asked_by_hand_goes_where_the_configuration_says_now() -> None:
+    export = Export(STICK, NOWHERE, Time().clocks)
+    export.begin()
+    export.connect(LAB)
+    export.attempt_succeeded(Connection(LAB, "plain", "peer"))
+    assert export.policy_changed(NOWHERE, LAB) == ()
+    moved = replace(LAB, address="10.0.0.9")
+    release, = export.policy_changed(NOWHERE, moved)
+    assert isinstance(release, StartRelease)
+    assert export.release_done() == (StartAttempt(STICK, (moved,)),)
+
+
+def test_a_reload_reaches_what_is_about_to_begin() -> None:
+    export = connected(Time())
+    another = replace(STICK, device_number=9)
+    export.replugged(another, TO_LAB)
+    assert export.policy_changed(TO_BACKUP, None) == ()
+    assert export.cleaned_up() == (StartAttempt(another, (BACKUP,)),)
+
+
 def test_a_flapping_device_is_left_alone_for_a_while() -> None:
     export = Export(STICK, TO_LAB, Time().clocks)
     assert export.damp("plugged in 6 times within a minute", 30.0) == (StartTimer(30.0),)
@@ -275,4 +332,4 @@ def test_a_device_that_cannot_be_given_back_is_failed_and_not_touched() -> None:
     export.disconnect()
     assert export.release_failed(Fault("the kernel holds the link")) == ()
     assert (export.state, export.reason) == (ExportState.FAILED, "the kernel holds the link")
-    assert export.policy_changed(TO_LAB) == (StartRelease(STICK, None),), "a reload tries again"
+    assert export.policy_changed(TO_LAB, None) == (StartRelease(STICK, None),), "a reload tries again"

@@ -17,7 +17,8 @@ from usbip_agent.device_side.actions import (
     StopAttempt, StopTimer,
 )
 from usbip_agent.device_side.delays import LONGEST_DELAY
-from usbip_agent.device_side.export import Export, Work
+from usbip_agent.device_side.export import Export
+from usbip_agent.device_side.standing import Work
 from usbip_agent.errors import BlockedFault, Fault, NotExportableFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host
@@ -78,7 +79,7 @@ class Story(RuleBasedStateMachine):
     @precondition(living)
     @rule(decision=st.sampled_from([TO_LAB, TO_BACKUP, NOWHERE]))
     def reload(self, decision: Decision) -> None:
-        self.take(self.export.policy_changed(decision))
+        self.take(self.export.policy_changed(decision, self.export.by_hand))
 
     @precondition(lambda self: self.living() and not self.gone)
     @rule(host=st.sampled_from([LAB, BACKUP]))

@@ -12,7 +12,8 @@ import pytest
 from tests.unit.device_side.samples import LAB, STICK, TO_LAB, Time
 from usbip_agent.device import Device
 from usbip_agent.device_side.actions import Connection
-from usbip_agent.device_side.export import Export, Work
+from usbip_agent.device_side.export import Export
+from usbip_agent.device_side.standing import Work
 from usbip_agent.device_side.keeper import Keeper, Surroundings
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.errors import UnreachableFault
