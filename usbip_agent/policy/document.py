@@ -69,6 +69,11 @@ class Entry:
     def place(self) -> Place:
         return Place(self.source, self.line)
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the key has no value, as a section has none whose lines are all commented out."""
+        return isinstance(self.value, Scalar) and self.value.is_missing
+
 
 @dataclass(slots=True)
 class _Open:
@@ -136,7 +141,7 @@ class _Builder:
         top = self._stack[0].entries
         if not self._reliable:
             return None
-        if not top or isinstance(top[0].value, Scalar) and top[0].value.is_missing:
+        if not top or top[0].is_missing:
             self._refuse(1, 'empty: a configuration begins with "version: 1"')
             return None
         if not isinstance(top[0].value, Mapping):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usbip_agent.names import DEFAULT_PORT
 from usbip_agent.policy.credentials import CREDENTIALS, require_whole_credentials
-from usbip_agent.policy.document import Entry, Mapping, Scalar
+from usbip_agent.policy.document import Entry, Mapping
 from usbip_agent.policy.keys import choice, key as keyed, mapping_of, one, read_keys, text_of
 from usbip_agent.policy.problems import Place, Problems, quoted
 from usbip_agent.policy.proxy import Proxy, proxy_url
@@ -62,7 +62,7 @@ class HostName:
 
 def read_hosts(entry: Entry, problems: Problems) -> tuple[DeclaredHost, ...] | None:
     """The section ``hosts``, in the order of the file. It may be empty, also by being commented out."""
-    if isinstance(entry.value, Scalar) and entry.value.is_missing:
+    if entry.is_missing:
         return ()
     mapping = mapping_of(entry, problems)
     if mapping is None:

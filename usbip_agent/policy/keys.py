@@ -80,9 +80,10 @@ def refuse_unknown(mapping: Mapping, known: list[str], problems: Problems, *, wh
 
 
 def refuse_repeated(kind: type[Any], documents: Documents, problems: Problems) -> None:
-    """Notes every key that stands in a second file although it may stand in one only."""
+    """Notes every key that has a value in a second file although it may have one in one file only."""
     for each in keys_of(kind):
-        found = [entry for mapping in documents.mappings if (entry := mapping.get(each.name))]
+        entries = [mapping.get(each.name) for mapping in documents.mappings]
+        found = [entry for entry in entries if entry is not None and not entry.is_missing]
         if each.once:
             for entry in found[1:]:
                 problems.add(entry.place, f"{each.name} stands in {found[0].place} already")
@@ -100,7 +101,7 @@ def section_of(entry: Entry, problems: Problems) -> tuple[Entry, ...]:
     """The items of a list that may be empty, also by having all its lines commented out."""
     if isinstance(entry.value, Listing):
         return entry.value.entries
-    if not (isinstance(entry.value, Scalar) and entry.value.is_missing):
+    if not entry.is_missing:
         problems.add(entry.place, f"{entry.name}: a list must stand here, not {_shown(entry)}")
     return ()
 
