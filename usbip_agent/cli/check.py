@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +12,7 @@ from usbip_agent.errors import ConfigurationFault, UsageFault
 from usbip_agent.names import Service
 
 if TYPE_CHECKING:
-    from usbip_agent.policy.problems import Problem
+    from usbip_agent.policy.problems import InvalidConfiguration
 
 
 def run_agent(service: Service, arguments: Namespace) -> int:
@@ -24,7 +23,7 @@ def run_agent(service: Service, arguments: Namespace) -> int:
         policy = (load_agent_policy_files(files) if files
                   else load_agent_policy(where.configuration, where.drop_ins))
     except InvalidConfiguration as invalid:
-        raise _shown(service, arguments, invalid.problems) from None
+        raise _shown(service, arguments, invalid) from None
     hosts, rules = len(policy.hosts), len(policy.rules)
     _show_valid(arguments.json, f"{counted(hosts, 'host')}, {counted(rules, 'rule')}",
                 hosts=hosts, rules=rules)
@@ -39,7 +38,7 @@ def run_usbipa(service: Service, arguments: Namespace) -> int:
         policy = (load_accept_policy_files(files) if files
                   else load_accept_policy(where.configuration, where.drop_ins))
     except InvalidConfiguration as invalid:
-        raise _shown(service, arguments, invalid.problems) from None
+        raise _shown(service, arguments, invalid) from None
     listeners, rules = len(policy.listen), len(policy.rules)
     _show_valid(arguments.json, f"{counted(listeners, 'listener')}, {counted(rules, 'rule')}",
                 listeners=listeners, rules=rules)
@@ -62,8 +61,15 @@ def _show_valid(as_json: bool, summary: str, **counts: int) -> None:
         print_line(f"configuration is valid: {summary}")
 
 
-def _shown(service: Service, arguments: Namespace, problems: Sequence[Problem]) -> ConfigurationFault:
-    """Prints every problem, as compilers and linters do, and gives the fault to end with."""
+def _shown(service: Service, arguments: Namespace, invalid: InvalidConfiguration) -> ConfigurationFault:
+    """Prints every problem, as compilers and linters do, and gives the fault to end with.
+
+    PermissionFault, and nothing printed, for what this user may not even read.
+    """
+    from usbip_agent.cli.policies import require_readable
+
+    require_readable(service, invalid)
+    problems = invalid.problems
     if arguments.json:
         print_json({"valid": False, "problems": [
             {"file": str(each.file), "line": each.line, "message": each.message} for each in problems]})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from usbip_agent.cli.hypothetical import OPTIONS, device_described, is_described
 from usbip_agent.cli.options import CONFIGURATION, JSON, Verb, bus_id, option
 from usbip_agent.cli.output import print_diagnostic, print_json, print_line
-from usbip_agent.errors import ExitStatus, Fault, UnknownDeviceFault, UsageFault
+from usbip_agent.errors import ExitStatus, Fault, PermissionFault, UnknownDeviceFault, UsageFault
 from usbip_agent.names import Service
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, arguments: Namespace) -> int:
-    from usbip_agent.cli.policies import configured, may_read
+    from usbip_agent.cli.policies import configured
 
     service = configured(service, arguments.config)
     if arguments.device is None:
@@ -28,10 +28,13 @@ def run(service: Service, arguments: Namespace) -> int:
         return ExitStatus.DONE
     if is_described(arguments):
         raise UsageFault("give a BUSID or describe a device, not both")
-    if not may_read(service):
+    try:
+        decision = _explain_by_files(service, _plugged(arguments.device), arguments.json)
+    except PermissionFault:
+        if arguments.config is not None:
+            raise
         _explain_by_daemon(service, arguments.device, arguments.json)
         return ExitStatus.DONE
-    decision = _explain_by_files(service, _plugged(arguments.device), arguments.json)
     if arguments.config is None:
         _compare_with_daemon(service, arguments.device, decision)
     return ExitStatus.DONE

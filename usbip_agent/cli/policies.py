@@ -34,20 +34,30 @@ def accept_policy(service: Service) -> AcceptPolicy:
     return _load(service, lambda: load_accept_policy(service.configuration, service.drop_ins))
 
 
-def may_read(service: Service) -> bool:
-    """Whether this user may read the configuration: it may hold passwords, and then only root may."""
-    return not any(path.exists() and not os.access(path, os.R_OK)
-                   for path in (service.configuration, service.drop_ins))
-
-
 def _load(service: Service, load: Callable[[], Policy]) -> Policy:
-    if not may_read(service):
-        raise PermissionFault(f"this user may not read {service.configuration.parent}",
-                              hint=f"sudo {service.command} …")
     try:
         return load()
     except InvalidConfiguration as invalid:
+        require_readable(service, invalid)
         raise with_hint(service, invalid) from None
+
+
+def require_readable(service: Service, invalid: InvalidConfiguration) -> None:
+    """Raises PermissionFault when a file is not wrong but kept from this user: it may hold passwords."""
+    for problem in invalid.problems:
+        if problem.line == 0 and _is_kept_from_us(problem.file):
+            raise PermissionFault(f"this user may not read {problem.file}",
+                                  hint=f"sudo {service.command} …") from None
+
+
+def _is_kept_from_us(file: Path) -> bool:
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        pass  # the loader has said why
+    return False
 
 
 def with_hint(service: Service, invalid: ConfigurationFault) -> ConfigurationFault:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.running import Runner
+from tests.unit.cli.running import PROGRAMS, Runner
 from usbip_agent.cli import local_devices
 from usbip_agent.cli.local_devices import LocalDevice
+from usbip_agent.cli.policies import configured
 from usbip_agent.device import Device, Kind, Speed
 
 STICK = Device(
@@ -96,6 +101,55 @@ def test_explain_with_an_invalid_configuration(command: Runner, tmp_path: Path) 
     outcome = command("usbip-agent", "explain", "--config", tmp_path / "none.yaml",
                       "--vendor", "10c4", "--product", "ea60")
     assert outcome.status == 78 and outcome.is_one_line("usbip-agent") and outcome.out == ""
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def kept_from_us(directory: Path) -> Iterator[None]:
+    """Nobody may look into *directory*, and root becomes nobody."""
+    user = os.geteuid()
+    directory.chmod(0)
+    os.seteuid(user or NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        directory.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_this_user_may_not_read_is_not_invalid(
+        command: Runner, name: str, tmp_path: Path, plugged: None) -> None:
+    file = tmp_path / "etc/some.yaml"
+    file.parent.mkdir()
+    file.write_text("version: 1\n")
+    program = replace(PROGRAMS[name], service=configured(PROGRAMS[name].service, file))
+    described = ["explain", "--vendor", "10c4", "--product", "ea60"]
+    asking = [["check"], ["check", str(file)], ["check", "--json"], described]
+    assert [command.run(program, *words).status for words in asking] == [0, 0, 0, 0]
+    with kept_from_us(file.parent):
+        for words in asking:
+            refused = command.run(program, *words)
+            assert (refused.status, refused.out) == (1, "")
+            assert refused.err == f"{name}: this user may not read {file}: sudo {name} …\n"
+        checks = {check["name"]: check for check in command.run(program, "doctor", "--json").json["checks"]}
+        by_daemon = command.run(program, "explain", "1-1.4")
+    assert (checks["configuration"]["outcome"], checks["configuration"]["what"]) == (
+        "warning", f"this user may not read {file}")
+    assert {"module", "service", "user", "clock", "versions"} <= set(checks)
+    assert name == "usbipa" or (by_daemon.status == 69 and "no system bus" in by_daemon.err)
+
+
+def test_a_drop_in_that_this_user_may_not_read(command: Runner, agent_yaml: Path) -> None:
+    """As those are that join writes."""
+    drop_ins = agent_yaml.parent / "agent.d"
+    drop_ins.mkdir()
+    assert command("usbip-agent", "check", "--config", agent_yaml).status == 0
+    with kept_from_us(drop_ins):
+        refused = command("usbip-agent", "check", "--config", agent_yaml)
+    assert refused.status == 1 and f"this user may not read {agent_yaml.parent}/agent" in refused.err
 
 
 def test_explain_an_export(command: Runner, usbipa_yaml: Path) -> None:
