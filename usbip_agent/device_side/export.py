@@ -138,7 +138,7 @@ class Export(Standing):
         if isinstance(fault, NotExportableFault):
             self._parked = True
             self._show(ExportState.FAILED, str(fault))
-            return self._settle()
+            return self._release() if self.claimed else self._settle()
         if self._once_more and not isinstance(fault, RefusedFault):
             return self._settle()
         return self._wait(str(fault), at_once_local=isinstance(fault, RefusedFault))
@@ -153,7 +153,7 @@ class Export(Standing):
 
     def link_ended(self, claimed: bool) -> Actions:
         """The kernel is done with the link that was lost; *claimed* says whether the stub has the device."""
-        self.work, self.claimed = Work.NONE, claimed
+        self.work, self.claimed, self._lingering = Work.NONE, claimed, False
         if self.clocks.monotonic() - self._connected_at >= STABLE_AFTER:
             self._forget_failures()
         if self._gone or not self._wanted():
@@ -161,26 +161,25 @@ class Export(Standing):
         return self._wait(f"the link to {self._lost_host} ended")
 
     def link_stuck(self, fault: Fault) -> Actions:
-        """The link ended, but the kernel does not let go of it."""
-        self.work, self._parked = Work.NONE, True
-        self._show(ExportState.FAILED, str(fault))
-        return (Drop(),) if self._stopping else self._settle()
+        """The link ended, but the kernel does not let go of it yet: other devices may keep it busy."""
+        self.work, self._lingering = Work.NONE, True
+        return self._look_later(fault)
 
     def release_done(self) -> Actions:
         """The device is with its local driver again."""
-        self.work, self.claimed, self.connection = Work.NONE, False, None
+        self.work, self.claimed, self.connection, self._lingering = Work.NONE, False, None, False
         return self._settle()
 
-    def release_failed(self, fault: Fault) -> Actions:
-        """The device could not be given back; only a person, or a replug, helps."""
-        self.work, self.connection, self._parked = Work.NONE, None, True
-        stop_timer = self._stop_waiting()
-        self._show(ExportState.FAILED, str(fault))
-        return (*stop_timer, Drop()) if self._stopping else (*stop_timer, *self._settle())
+    def release_failed(self, fault: Fault, claimed: bool) -> Actions:
+        """The device could not be given back, or not yet; *claimed* says whether the stub still has it."""
+        if self.connection is not None:
+            self._lost_host, self.connection = self.connection.host.name, None
+        self.work, self.claimed, self._lingering = Work.NONE, claimed, claimed
+        return self._look_later(fault)
 
     def cleaned_up(self) -> Actions:
         """Nothing is left of the device that is gone; what came in its place begins."""
-        self.work, self.claimed, self.connection = Work.NONE, False, None
+        self.work, self.claimed, self.connection, self._lingering = Work.NONE, False, None, False
         if self._successor is None:
             return (Drop(),)
         self.device, self.decision = self._successor
@@ -228,6 +227,9 @@ class Export(Standing):
             return () if self.connection.host in wanted else self._release()
         if self._parked or self._waiting:
             return ()
+        if self._lingering:
+            self.work = Work.UNLINK
+            return (AwaitUnlink(self.device),)
         return self._attempt(wanted)
 
     def _clean_up(self) -> Actions:
@@ -235,8 +237,8 @@ class Export(Standing):
         return (StartCleanup(self.device),)
 
     def _settle_unwanted(self) -> Actions:
-        if self._parked and self.claimed and not self._stopping:
-            return ()  # it could not be given back; it stays FAILED
+        if self._waiting:
+            return ()  # to give it back once more
         if self.claimed or self.connection is not None:
             return self._release()
         if self._stopping:
@@ -265,6 +267,16 @@ class Export(Standing):
         if self.claimed and (at_once_local or delay >= LOCAL_FROM):
             return (*timer, *self._release())
         return timer
+
+    def _look_later(self, fault: Fault) -> Actions:
+        """The kernel has not done what it was told; nothing else is done to the device until it has."""
+        if self._stopping:
+            self._show(ExportState.FAILED, str(fault))
+            return (*self._stop_waiting(), Drop())
+        if self._gone:
+            return self._settle()
+        self.attempts += 1
+        return self._wait_for(self._delays.after_failure(self.clocks.chance()), str(fault))
 
     def _block(self, reason: str) -> Actions:
         """Not everything that blocks says when it ends (a logout, a file system still being written out)."""

@@ -99,7 +99,7 @@ class Keeper:
         self.apply(self.export.disconnect())
         self._settle_watchers(DeadlineFault("disconnected by hand meanwhile"))
         await self.settle()
-        if self.export.state is ExportState.FAILED:
+        if self.export.held and self.export.state is not ExportState.HELD:
             raise Fault(self.export.reason)
 
     async def settle(self) -> None:
@@ -221,14 +221,19 @@ class Keeper:
                           dial_back if connection is not None else None)
         except Fault as fault:
             self._close_link()
-            return partial(self.export.release_failed, fault)
+            return partial(self._release_failed, fault)
         except Exception:
             log.exception("%s: a release failed in an unforeseen way", device.bus_id)
             self._close_link()
-            return partial(self.export.release_failed, Fault("internal error, see the journal"))
+            return partial(self._release_failed, Fault("internal error, see the journal"))
         self._close_link()
         self._forget()
         return self.export.release_done
+
+    def _release_failed(self, fault: Fault) -> Actions:
+        device = self.export.device
+        self._settle_watchers(fault)
+        return self.export.release_failed(fault, self._around.exporter_of(device).holds(device))
 
     async def _clean_up(self, device: Device) -> Outcome:
         if self._link is not None:
@@ -238,6 +243,8 @@ class Keeper:
             await self._around.exporter_of(device).forget(device)
         except Fault as fault:
             log.warning("%s", fault)
+        except Exception:
+            log.exception("%s: clearing up failed in an unforeseen way", device.bus_id)
         self._forget()
         return self.export.cleaned_up
 
@@ -259,8 +266,12 @@ class Keeper:
         try:
             await wait_until_unlinked(exporter, device)
         except Fault as fault:
-            return partial(self.export.link_stuck, fault)
+            return partial(self._link_stuck, fault)
         return partial(self.export.link_ended, exporter.holds(device) and exporter.is_present(device))
+
+    def _link_stuck(self, fault: Fault) -> Actions:
+        self._settle_watchers(fault)
+        return self.export.link_stuck(fault)
 
     # Keeping house.
 

@@ -48,6 +48,8 @@ class Standing:
     _parked: bool = False
     _blocked: bool = False
     _waiting: bool = False
+    _lingering: bool = False
+    """The kernel still held the link that ended when it was looked last: nothing else is possible before."""
     _stopping: bool = False
     _asleep: bool = False
     _gone: bool = False

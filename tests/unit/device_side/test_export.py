@@ -327,9 +327,51 @@ def test_stop_gives_back_and_drops() -> None:
     assert Export(STICK, NOWHERE, Time().clocks).stop() == (Drop(),)
 
 
-def test_a_device_that_cannot_be_given_back_is_failed_and_not_touched() -> None:
+def test_a_device_that_cannot_be_given_back_yet_is_so_later() -> None:
+    """A broken neighbour on the same hub keeps the kernel from it for longer than any deadline."""
     export = connected(Time())
     export.disconnect()
-    assert export.release_failed(Fault("the kernel holds the link")) == ()
-    assert (export.state, export.reason) == (ExportState.FAILED, "the kernel holds the link")
-    assert export.policy_changed(TO_LAB, None) == (StartRelease(STICK, None),), "a reload tries again"
+    assert export.release_failed(Fault("the kernel holds the link"), claimed=True) == (StartTimer(1.0),)
+    assert (export.state, export.reason) == (ExportState.WAITING, "the kernel holds the link")
+    assert export.timer_due() == (StartRelease(STICK, None),)
+    assert export.release_failed(Fault("the kernel holds the link"), claimed=True) == (StartTimer(2.0),)
+    assert export.disconnect() == (StopTimer(), StartRelease(STICK, None)), "it is asked for once more"
+    assert export.release_done() == ()
+    assert export.state is ExportState.HELD
+
+
+def test_a_device_that_is_given_back_too_late_is_not_lost() -> None:
+    export = connected(Time())
+    export.link_lost()
+    export.link_ended(claimed=True)
+    for _ in range(2):
+        export.timer_due()
+        actions = export.attempt_failed(UnreachableFault("away"), claimed=True)
+    assert StartRelease(STICK, None) not in actions
+    export.timer_due()
+    actions = export.attempt_failed(UnreachableFault("away"), claimed=True)
+    assert StartRelease(STICK, None) in actions
+    export.release_failed(Fault("unbind: no answer for 40 s"), claimed=False)
+    assert export.try_now() == (StopTimer(), StartAttempt(STICK, (LAB,)))
+
+
+def test_a_link_that_the_kernel_keeps_is_waited_for_before_the_next_attempt() -> None:
+    export = connected(Time())
+    assert export.link_lost() == (AwaitUnlink(STICK),)
+    assert export.link_stuck(Fault("the kernel holds the link")) == (StartTimer(1.0),)
+    assert (export.state, export.reason) == (ExportState.WAITING, "the kernel holds the link")
+    assert export.timer_due() == (AwaitUnlink(STICK),)
+    assert export.link_ended(claimed=True) == (StartTimer(2.0),)
+    assert export.timer_due() == (StartAttempt(STICK, (LAB,)),)
+    stopped = connected(Time())
+    stopped.link_lost()
+    stopped.stop()
+    assert stopped.link_stuck(Fault("the kernel holds the link")) == (Drop(),)
+
+
+def test_what_cannot_be_exported_is_given_back() -> None:
+    export = Export(STICK, TO_LAB, Time().clocks, claimed=True)
+    export.begin()
+    assert export.attempt_failed(NotExportableFault("no"), claimed=True) == (StartRelease(STICK, None),)
+    assert export.release_done() == ()
+    assert export.state is ExportState.FAILED

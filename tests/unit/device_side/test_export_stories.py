@@ -24,6 +24,7 @@ from usbip_agent.policy.agent import Decision
 from usbip_agent.policy.hosts import Host
 from usbip_agent.report import ExportState
 
+STUCK = "the kernel still holds the dead link"
 RESTING = {ExportState.IGNORED, ExportState.HELD, ExportState.CONNECTED, ExportState.FAILED}
 """The states that only an event from outside leaves."""
 
@@ -113,10 +114,11 @@ class Story(RuleBasedStateMachine):
         self.take(self.export.attempt_succeeded(Connection(host, "plain", "peer")))
 
     @precondition(lambda self: isinstance(self.work, StartRelease))
-    @rule(well=st.booleans())
-    def release_ends(self, well: bool) -> None:
+    @rule(well=st.booleans(), claimed=st.booleans())
+    def release_ends(self, well: bool, claimed: bool) -> None:
         self.work = None
-        self.take(self.export.release_done() if well else self.export.release_failed(Fault("stuck")))
+        self.take(self.export.release_done() if well
+                  else self.export.release_failed(Fault(STUCK), claimed and not self.gone))
 
     @precondition(lambda self: isinstance(self.work, StartCleanup))
     @rule()
@@ -129,7 +131,7 @@ class Story(RuleBasedStateMachine):
     def unlink_ends(self, well: bool, claimed: bool) -> None:
         self.work = None
         actions = (self.export.link_ended(claimed and not self.gone) if well
-                   else self.export.link_stuck(Fault("stuck")))
+                   else self.export.link_stuck(Fault(STUCK)))
         assert not any(isinstance(each, StartAttempt) for each in actions), "a busy loop of short links"
         self.take(actions)
 
@@ -179,10 +181,11 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def waiting_says_until_when(self) -> None:
         if hasattr(self, "export") and not self.dropped and self.work is None:
-            waits = self.export.state in (ExportState.WAITING, ExportState.BLOCKED) and not self.asleep
+            waits = self.export.state in (ExportState.WAITING, ExportState.BLOCKED)
+            waits = waits and (self.export.reason == STUCK or not self.asleep)
             assert waits is self.timer
             if self.export.state is ExportState.WAITING and waits:
-                assert self.export.waits_for, "nothing is waited for"
+                assert self.export.waits_for or self.export.reason == STUCK, "nothing is waited for"
             assert (self.export.report().next_attempt > 0) is waits
 
 
