@@ -13,10 +13,9 @@ from usbip_agent.application_side.imports import Import, Offer
 from usbip_agent.application_side.keeper import Keeper
 from usbip_agent.application_side.life import Life
 from usbip_agent.blocking import LOAD_DEADLINE, in_thread
-from usbip_agent.errors import ModuleFault, RefusedFault
+from usbip_agent.errors import Fault, ModuleFault, RefusedFault
 from usbip_agent.kernel.vhci import MODULE_HINT
-from usbip_agent.names import DEFAULT_PORT
-from usbip_agent.policy.usbipa import AcceptDecision, AcceptPolicy, ExportReply, Listener
+from usbip_agent.policy.usbipa import AcceptDecision, AcceptPolicy, ExportReply, Listener, ListenerTransport
 from usbip_agent.report import ImportReport, ImportState
 
 log = logging.getLogger(__name__)
@@ -140,8 +139,12 @@ class Usbipa:
 
     @property
     def first_port(self) -> int:
-        """The port of the first listener, which is the one that nodes are told."""
-        return next((listener.port for listener in self._sockets.listening), DEFAULT_PORT)
+        """The port that join codes tell nodes: of the first listener that takes TLS. Fault when none does."""
+        for listener in self._sockets.listening:
+            if ListenerTransport.TLS in listener.transports:
+                return listener.port
+        raise Fault("no listener takes tls, so that nobody could join",
+                    hint="see listen in usbipa.yaml(5); another way here is told by --host wss://… or -t PORT")
 
     # As main sees it.
 

@@ -30,7 +30,10 @@ class EnrolmentDesk:
 
     def __init__(self, registrar: Registrar, *, port: Callable[[], int],
                  end_imports: Callable[[str], Awaitable[None]]) -> None:
-        """*port*: where nodes reach us, unless said otherwise. *end_imports*: those of a revoked node."""
+        """*port*: where nodes reach us, unless said otherwise; Fault when nowhere.
+
+        *end_imports*: those of a revoked node.
+        """
         self._registrar = registrar
         self._port = port
         self._end_imports = end_imports
@@ -38,7 +41,8 @@ class EnrolmentDesk:
     async def enroll(self, node: str, host: str | None, port: int | None) -> str:
         """A join code for *node*. *host*: how it reaches us, None = by this machine's full name."""
         name = host or await full_host_name()
-        code = self._registrar.enroll(node, name, port or self._port(), Moment.now())
+        at = 0 if name.startswith("wss://") else port or self._port()  # a URL has its own
+        code = self._registrar.enroll(node, name, at, Moment.now())
         journal.transition(log, logging.INFO, f"issued a join code for node {node} ({code.where})",
                            {Journal.NODE: node, Journal.STATE: "invited"})
         return encode(code)

@@ -18,7 +18,7 @@ from tests.unit.identity.samples import FINGERPRINT, certificate, fingerprint
 from usbip_agent.bus.marshalling import variant
 from usbip_agent.bus.operations import EnrolmentOperations
 from usbip_agent.bus.standard import CallError
-from usbip_agent.errors import UnknownNodeFault
+from usbip_agent.errors import Fault, UnknownNodeFault
 from usbip_agent.identity import desk as desk_module
 from usbip_agent.identity.codes import Moment
 from usbip_agent.identity.desk import EnrolmentDesk
@@ -128,6 +128,17 @@ async def test_by_default_this_machine_is_named(usbipa: Usbipa, monkeypatch: pyt
     assert desk_module.entry_name() == "lab"
     monkeypatch.setattr(desk_module.socket, "gethostname", lambda: "-?-")  # type: ignore[attr-defined]
     assert desk_module.entry_name() == "host"
+
+
+async def test_a_host_that_takes_no_tls_itself_may_be_behind_a_url(usbipa: Usbipa) -> None:
+    def nowhere() -> int:
+        raise Fault("no listener takes tls")
+
+    desk = EnrolmentDesk(usbipa.registrar, port=nowhere, end_imports=usbipa._end)
+    assert parse(await desk.enroll("pi", "wss://lab.example.net/usbip", None)).url
+    assert parse(await desk.enroll("pi", "lab", 3241)).port == 3241
+    with pytest.raises(Fault, match="takes tls"):
+        await desk.enroll("pi", "lab", None)
 
 
 @pytest.mark.parametrize("words", [

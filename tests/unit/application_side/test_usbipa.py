@@ -12,9 +12,10 @@ from tests.unit.application_side.fake_vhci import PORTS_OF_A_HUB, device
 from tests.unit.application_side.side import (
     OK_V14, OK_V9, PATIENCE, Side, heard, refusal, request, unexported, until)
 from usbip_agent import wire
+from usbip_agent.application_side.listener import Listeners
 from usbip_agent.application_side.usbipa import Overrides
 from usbip_agent.device import Device, Speed
-from usbip_agent.errors import ConfigurationFault
+from usbip_agent.errors import ConfigurationFault, Fault
 from usbip_agent.policy.usbipa import AcceptPolicy, ExportReply, Listener, ListenerTransport
 
 
@@ -207,6 +208,20 @@ async def test_a_listener_without_plain_takes_no_plain(side: Side, caplog: pytes
     await side.usbipa.reload()
     assert (await side.export())[1] == b""
     assert "this listener takes tls only" in caplog.text
+
+
+PLAIN, WS, TLS = (frozenset({each}) for each in (
+    ListenerTransport.PLAIN, ListenerTransport.WS, ListenerTransport.TLS))
+
+
+async def test_nodes_are_told_a_port_where_they_can_join(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_ports = [Listener("*", 3240, PLAIN), Listener("*", 3241, WS), Listener("*", 3242, TLS | PLAIN),
+                  Listener("*", 3243, TLS)]
+    monkeypatch.setattr(Listeners, "listening", property(lambda _: tuple(open_ports)))
+    assert side.usbipa.first_port == 3242
+    del open_ports[2:]
+    with pytest.raises(Fault, match="no listener takes tls"):
+        assert side.usbipa.first_port
 
 
 def test_a_port_of_the_command_line_stands_for_all() -> None:
