@@ -75,17 +75,14 @@ class Doors:
         if transport not in listener.transports:
             taken = ", ".join(sorted(listener.transports))
             raise RefusedFault(f"a {transport} connection, but this listener takes {taken} only")
-        try:
-            tune(connection, self.dead_after())
-        except OSError as error:
-            raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+        tune(connection, self.dead_after())
         match transport:
             case ListenerTransport.TLS:
                 stream = await self._through_tls(connection, listener)
             case ListenerTransport.WS:
                 stream = await self._through_websocket(connection, listener)
             case ListenerTransport.PLAIN:
-                return _plain(connection)
+                return plain_stream(connection)
         if stream.node is not None:
             self.guests.seen(stream.node, stream.peer, now_for_people())
         return stream
@@ -132,10 +129,3 @@ class Doors:
             known = self.guests.generation, server_context(own, self.guests.certificates(), listener.ca)
             self._contexts[own, listener.ca] = known
         return known[1]
-
-
-def _plain(connection: socket.socket) -> Stream:
-    try:
-        return plain_stream(connection)
-    except OSError as error:
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None

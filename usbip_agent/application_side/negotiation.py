@@ -19,7 +19,7 @@ from usbip_agent.errors import (
 from usbip_agent.names import Journal
 from usbip_agent.policy.usbipa import Listener
 from usbip_agent.service import journal
-from usbip_agent.transport.stream import Stream, receive_exactly, send_all
+from usbip_agent.transport.stream import Stream, broken, receive_exactly, send_all
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _expect_silence(connected: socket.socket) -> None:
     except BlockingIOError:
         return
     except OSError as error:
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+        raise broken(error) from None
     raise ProtocolFault("bytes between the request and its reply" if more else "it hung up before its reply")
 
 

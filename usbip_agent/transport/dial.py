@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from usbip_agent.errors import DeadlineFault, RefusedFault
+from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
 from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
@@ -34,13 +34,24 @@ class Dialler:
 
     async def __call__(self, host: Host) -> Stream:
         """A stream to *host*, which is who it must be. UnreachableFault, RefusedFault, ProtocolFault, …"""
-        match host.transport:
-            case Transport.PLAIN:
-                return plain_stream(await self._connect(host))
-            case Transport.TLS:
-                return await self._dial_tls(host)
-            case Transport.WSS:
-                return await self._dial_websocket(host)
+        try:
+            match host.transport:
+                case Transport.PLAIN:
+                    return await self._dial_plain(host)
+                case Transport.TLS:
+                    return await self._dial_tls(host)
+                case Transport.WSS:
+                    return await self._dial_websocket(host)
+        except OSError as error:  # of this machine, whose descriptors or memory have run out
+            raise UnreachableFault((error.strerror or str(error)).lower()) from None
+
+    async def _dial_plain(self, host: Host) -> Stream:
+        connected = await self._connect(host)
+        try:
+            return plain_stream(connected)
+        except BaseException:
+            connected.close()
+            raise
 
     async def _connect(self, host: Host) -> socket.socket:
         if host.proxy is not None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from usbip_agent.errors import Fault, ProtocolFault, RefusedFault, UnreachableFault
 from usbip_agent.policy.proxy import Proxy
 from usbip_agent.transport.http_head import MAXIMUM_HEAD, ResponseHead, end_of_head, parse_head
-from usbip_agent.transport.stream import receive_exactly, send_all
+from usbip_agent.transport.stream import broken, receive_exactly, send_all
 
 DEADLINE = 15.0
 """Seconds for the proxy to answer; it has to reach the host meanwhile."""
@@ -124,7 +124,7 @@ async def _peek(connected: socket.socket) -> bytes:
                 loop.remove_reader(connected.fileno())
             continue
         except OSError as error:
-            raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+            raise broken(error) from None
         if not peeked:
             raise ProtocolFault("it hung up before its answer")
         return peeked

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from usbip_agent.errors import DeadlineFault, Fault, ProtocolFault
+from usbip_agent.errors import DeadlineFault, Fault
 from usbip_agent.transport.relay import start_relay
 from usbip_agent.transport.stream import Stream, plain_stream
 from usbip_agent.transport.tls import HOW_TO_ENROL
@@ -38,7 +38,7 @@ async def tls_inside(websocket: WebSocketLink, context: ssl.SSLContext, verify: 
     tls = TlsLink(websocket, context, server_side=server_side, server_hostname=server_hostname, peer=peer,
                   hint="" if server_side else HOW_TO_ENROL)
     try:
-        stream = _outer_stream(websocket)
+        stream = plain_stream(websocket.socket)
         async with asyncio.timeout(deadline):
             await tls.handshake()
     except TimeoutError:
@@ -54,10 +54,3 @@ async def tls_inside(websocket: WebSocketLink, context: ssl.SSLContext, verify: 
         raise
     near, end = await start_relay(tls, on_fault)
     return replace(stream, socket=near, transport="ws" if server_side else "wss", end_relay=end), verified
-
-
-def _outer_stream(websocket: WebSocketLink) -> Stream:
-    try:
-        return plain_stream(websocket.socket)
-    except OSError as error:
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None

@@ -15,8 +15,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from usbip_agent.errors import Fault, ProtocolFault
-from usbip_agent.transport.stream import shut_down
+from usbip_agent.errors import Fault
+from usbip_agent.transport.stream import broken, shut_down
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,18 @@ class SocketLink:
         try:
             count = await asyncio.get_running_loop().sock_recv_into(self.socket, self._buffer)
         except OSError as error:
-            raise _broken(error) from None
+            raise broken(error) from None
         return self._buffer[:count]
 
     async def send(self, data: Buffer) -> None:
         try:
             await asyncio.get_running_loop().sock_sendall(self.socket, data)
         except OSError as error:
-            raise _broken(error) from None
+            raise broken(error) from None
 
     async def close(self) -> None:
         shut_down(self.socket)
         self.socket.close()
-
-
-def _broken(error: OSError) -> Fault:
-    return ProtocolFault(f"the connection broke: {error.strerror or error}")
 
 
 class Relay:

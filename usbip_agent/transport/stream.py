@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
@@ -55,9 +56,18 @@ class Stream:
         await self.end_relay()
 
 
+def broken(error: OSError) -> ProtocolFault:
+    """What it means that a call on a connected socket fails."""
+    return ProtocolFault(f"the connection broke: {(error.strerror or str(error)).lower()}")
+
+
 def plain_stream(connected: socket.socket) -> Stream:
-    """The stream over a connected TCP socket. OSError when the other side is gone already."""
-    name = connected.getpeername()
+    """The stream over a connected TCP socket. ProtocolFault when the other side is gone already."""
+    try:
+        name = connected.getpeername()
+    except OSError as error:  # it knows only that there is no peer; the socket still knows why
+        why = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        raise broken(OSError(why, os.strerror(why)) if why else error) from None
     address = ipaddress.ip_address(name[0].partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
@@ -105,7 +115,7 @@ async def receive_exactly(connected: socket.socket, count: int) -> bytes:
         try:
             chunk = await loop.sock_recv(connected, count - len(received))
         except OSError as error:
-            raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+            raise broken(error) from None
         if not chunk:
             raise ProtocolFault(
                 f"the other side hung up after {len(received)} of {count} bytes" if received
@@ -125,7 +135,7 @@ async def peek_exactly(connected: socket.socket, count: int) -> bytes:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+                raise broken(error) from None
             if len(peeked) == count:
                 return peeked
             if not peeked or await _has_ended(connected):
@@ -139,7 +149,7 @@ async def send_all(connected: socket.socket, data: bytes) -> None:
     try:
         await asyncio.get_running_loop().sock_sendall(connected, data)
     except OSError as error:
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+        raise broken(error) from None
 
 
 async def _readable(connected: socket.socket) -> None:

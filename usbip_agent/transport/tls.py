@@ -17,13 +17,13 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from usbip_agent.errors import Fault, IdentityFault, ProtocolFault, RefusedFault
 from usbip_agent.transport.relay import CHUNK, Buffer, start_relay
-from usbip_agent.transport.stream import Stream, plain_stream, shut_down
+from usbip_agent.transport.stream import Stream, broken, plain_stream, shut_down
 
 _SOL_TLS, _TLS_TX, _TLS_RX = 282, 1, 2
 _CRYPTO_INFO_SIZE = 4
@@ -118,7 +118,7 @@ async def handshake(connected: socket.socket, context: ssl.SSLContext, *, server
                                   server_hostname=server_hostname)
     except OSError as error:
         connected.close()
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
+        raise broken(error) from None
     try:
         while True:
             try:
@@ -153,13 +153,15 @@ def peer_common_name(names: Mapping[str, Any] | None) -> str:
 
 
 async def stream_over(tls: ssl.SSLSocket, node: str | None) -> Stream:
-    """The stream that the kernel may be given: the socket itself if the kernel encrypts, else a relay."""
+    """The stream that the kernel may be given: the socket itself if the kernel encrypts, else a relay.
+
+    ProtocolFault when the other side is gone already; then *tls* is still the caller's to close.
+    """
+    below = plain_stream(tls)
     if is_offloaded(tls):
-        below = plain_stream(socket.socket(fileno=tls.detach()))
-        return Stream(below.socket, below.peer, below.address, "tls", node)
-    peer = plain_stream(tls)
+        return replace(below, socket=socket.socket(fileno=tls.detach()), transport="tls", node=node)
     near_end, end_relay = await start_relay(_SslLink(tls))
-    return Stream(near_end, peer.peer, peer.address, "tls (relay)", node, end_relay)
+    return replace(below, socket=near_end, transport="tls (relay)", node=node, end_relay=end_relay)
 
 
 def is_offloaded(connected: socket.socket) -> bool:
@@ -281,4 +283,4 @@ def _fault_of(error: OSError) -> Fault:
         if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return ProtocolFault("the other side ended the TLS session")
         return ProtocolFault(_WORDS.get(reason, f"TLS: {reason.lower().replace('_', ' ') or error}"))
-    return ProtocolFault(f"the connection broke: {error.strerror or error}")
+    return broken(error)

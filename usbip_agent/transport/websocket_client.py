@@ -43,9 +43,6 @@ async def open_websocket(url: str, connect: Connect, *, dead_after: float, proxy
     except TimeoutError:
         await outer.close()
         raise DeadlineFault(f"{host} opened no WebSocket for {deadline:g} s") from None
-    except OSError as error:
-        await outer.close()
-        raise ProtocolFault(f"the connection broke: {error.strerror or error}") from None
     except BaseException:
         await outer.close()
         raise
