@@ -139,12 +139,12 @@ class Usbipa:
 
     @property
     def first_port(self) -> int:
-        """The port that join codes tell nodes: of the first listener that takes TLS. Fault when none does."""
+        """The port that join codes tell: of the first listener that takes TLS. Fault when none does."""
         for listener in self._sockets.listening:
             if ListenerTransport.TLS in listener.transports:
                 return listener.port
         raise Fault("no listener takes tls, so that nobody could join",
-                    hint="see listen in usbipa.yaml(5); another way here is told by --host wss://… or -t PORT")
+                    hint="see listen in usbipa.yaml(5); another way here: --host wss://… or -t PORT")
 
     # As main sees it.
 
