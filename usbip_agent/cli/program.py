@@ -64,10 +64,15 @@ def parser_for(program: Program, name: str, verb: Verb) -> ArgumentParser:
     """The parser of one verb."""
     parser = _Parser(prog=f"{program.service.command} {name}", description=verb.summary, epilog=verb.details,
                      allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=_version_of(program), help="print the version")
     own = any("--debug" in each.flags for each in verb.options)
     for each in verb.options if own else (*verb.options, DEBUG):
         parser.add_argument(*each.flags, **each.settings)
     return parser
+
+
+def _version_of(program: Program) -> str:
+    return f"{program.service.command} {__version__}"
 
 
 def run_program(program: Program, words: Sequence[str]) -> int:
@@ -115,14 +120,14 @@ def _run(program: Program, words: Sequence[str]) -> int:
         print(program.help())
         return ExitStatus.DONE
     if words and words[0] == "--version":
-        print(f"{program.service.command} {__version__}")
+        print(_version_of(program))
         return ExitStatus.DONE
     named = bool(words) and not words[0].startswith("-")
     name = words[0] if named else DEFAULT_VERB
     verb = program.verb(name)
     try:
         arguments = parser_for(program, name, verb).parse_args(words[1:] if named else words)
-    except SystemExit as end:  # --help printed it
+    except SystemExit as end:  # --help or --version printed it
         return end.code if isinstance(end.code, int) else ExitStatus.DONE
     return verb.run(program.service, arguments)
 

@@ -49,6 +49,12 @@ def test_version(command: Runner, name: str) -> None:
     assert command(name, "--version").out == f"{name} {__version__}\n"
 
 
+@pytest.mark.parametrize(("name", "verb"), every_verb())
+def test_every_verb_has_the_version(command: Runner, name: str, verb: str) -> None:
+    outcome = command(name, verb, "--version")
+    assert (outcome.status, outcome.out, outcome.err) == (0, f"{name} {__version__}\n", "")
+
+
 @pytest.mark.parametrize("words", [
     ["frobnicate"], ["--frobnicate"], ["status", "extra"], ["status", "--js"], ["connect"],
     ["connect", "-b", "1-1"],
