@@ -56,11 +56,14 @@ def judge_policy(service: Service, policy: AcceptPolicy) -> Finding:
 
 
 def socket_for(listener: Listener, sockets: Iterable[ListeningSocket]) -> ListeningSocket | None:
-    """The socket that takes what comes to *listener*'s address, whoever has it."""
+    """The socket that takes what comes to *listener*'s address, whoever has it.
+
+    /proc does not tell the interface of a link-local address (``fe80::1%eth0``), so any will do.
+    """
+    address = listener.address.partition("%")[0]
     for each in sockets:
         if each.port == listener.port and (
-                each.address.is_unspecified or listener.address == ANY
-                or each.address == ip_address(listener.address)):
+                each.address.is_unspecified or address == ANY or each.address == ip_address(address)):
             return each
     return None
 

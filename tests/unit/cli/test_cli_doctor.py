@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.unit.cli.running import Runner
 from usbip_agent.cli import doctor_agent, doctor_usbipa, modules
 from usbip_agent.cli.doctor_machine import judge_clock, judge_fault, judge_user
 from usbip_agent.cli.findings import Finding, Outcome, exit_status_of, failed, ok, warning
-from usbip_agent.cli.listening import listening_sockets, owner_of
+from usbip_agent.cli.listening import ListeningSocket, listening_sockets, owner_of
 from usbip_agent.device import Speed
 from usbip_agent.errors import (
     DeadlineFault, ExitStatus, Fault, ProtocolFault, RefusedFault, UnavailableFault, UnreachableFault)
@@ -207,6 +208,12 @@ def test_listening_sockets_are_found(family: socket.AddressFamily, address: str)
         assert owner_of(found.inode) == Path(f"/proc/{os.getpid()}/comm").read_text().strip()
         assert doctor_usbipa.socket_for(Listener("192.0.2.1", port, frozenset()), [found]) is None
     assert owner_of("0") == ""
+
+
+def test_the_interface_of_a_link_local_address_is_not_in_proc() -> None:
+    found = ListeningSocket(ip_address("fe80::1"), 3240, "7")
+    assert doctor_usbipa.socket_for(Listener("fe80::1%eth0", 3240, frozenset()), [found]) is found
+    assert doctor_usbipa.socket_for(Listener("fe80::2%eth0", 3240, frozenset()), [found]) is None
 
 
 def test_the_cure_for_a_module(tmp_path: Path) -> None:
