@@ -138,8 +138,13 @@ class Device:
         return Enumeration(self.bus_id, self.bus_number, self.device_number)
 
     def same_device_as(self, other: Device) -> bool:
-        """True when *other* is this very enumeration and not what was plugged in later at the same port."""
-        return self.enumeration == other.enumeration
+        """True when *other* is this very enumeration and not what was plugged in later at the same port.
+
+        A vUDC has no numbers, and its gadget may be exchanged between two looks: there the ids tell.
+        """
+        is_same_gadget = (self.vendor, self.product, self.release) == (
+            other.vendor, other.product, other.release)
+        return self.enumeration == other.enumeration and (self.kind is not Kind.VUDC or is_same_gadget)
 
 
 def interface_classes_of_descriptors(descriptors: bytes) -> frozenset[int]:

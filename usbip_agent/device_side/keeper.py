@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from usbip_agent.device import Device
@@ -18,6 +18,7 @@ from usbip_agent.device_side.attempt import Attempt, Dial, release
 from usbip_agent.device_side.export import Export
 from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.records import ExportRecord
+from usbip_agent.device_side.standing import NO_WILL
 from usbip_agent.errors import DeadlineFault, Fault
 from usbip_agent.kernel.exporter import Exporter, wait_until_unlinked
 from usbip_agent.names import Journal
@@ -62,6 +63,7 @@ class Keeper:
         self._aside: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown: DeviceReport | None = None
+        self._will = NO_WILL
         self._watchers: set[asyncio.Future[Fault | None]] = set()
 
     # What the agent calls.
@@ -200,11 +202,10 @@ class Keeper:
         """Before the hand-over: whoever starts after us finds the link, and notices its end."""
         self._link = keep(stream.socket)
         device = self.export.device
-        self._around.records.put(device.bus_id, ExportRecord(
-            bus_id=device.bus_id, bus_number=device.bus_number, device_number=device.device_number,
-            by_hand=self.export.by_hand is not None, host=host.name, address=host.address, port=host.port,
-            transport=host.transport, shown_transport=stream.transport, peer=stream.peer,
-            since=self.export.clocks.wall()))
+        record = ExportRecord.of(device, asked=host)
+        self._around.records.put(device.bus_id, replace(
+            record, by_hand=self.export.by_hand is not None, shown_transport=stream.transport,
+            peer=stream.peer, since=self.export.clocks.wall()))
         self._around.notifier.store(descriptor_name(device.bus_id), self._link.fileno())
 
     async def _release(self, device: Device, connection: Connection | None) -> Outcome:
@@ -245,7 +246,8 @@ class Keeper:
             log.warning("%s", fault)
         except Exception:
             log.exception("%s: clearing up failed in an unforeseen way", device.bus_id)
-        self._forget()
+        self._around.notifier.forget(descriptor_name(device.bus_id))
+        self._around.records.remove(device.bus_id)
         return self.export.cleaned_up
 
     # What comes by itself.
@@ -285,14 +287,19 @@ class Keeper:
             asyncio.ensure_future(ended.end_relay())
 
     def _forget(self) -> None:
-        bus_id = self.export.device.bus_id
-        self._around.notifier.forget(descriptor_name(bus_id))
-        self._around.records.remove(bus_id)
+        """The link is no more; what somebody wants of the device is still to be known after a restart."""
+        self._around.notifier.forget(descriptor_name(self.export.device.bus_id))
+        self._write_will()
 
-    def _remember_hold(self) -> None:
-        device = self.export.device
-        self._around.records.put(device.bus_id, ExportRecord(
-            device.bus_id, device.bus_number, device.device_number, held=True))
+    def _write_will(self) -> None:
+        """While there is a link, its record says more."""
+        export, records = self.export, self._around.records
+        self._will = will = export.will
+        if will == NO_WILL:
+            records.remove(export.device.bus_id)
+        else:
+            held, asked = will
+            records.put(export.device.bus_id, ExportRecord.of(export.device, held=held, asked=asked))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -308,14 +315,14 @@ class Keeper:
                 outcome.set_result(fault)
 
     def _show(self) -> None:
+        if self.export.will != self._will and self._link is None:
+            self._write_will()
         report, before = self.export.report(), self._shown
         if report == before:
             return
         self._shown = report
         if before is None or (report.state, report.reason) != (before.state, before.reason):
             _tell(report)
-            if report.state == ExportState.HELD:
-                self._remember_hold()
         self._around.on_change(report)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usbip_agent.device import Device, Enumeration
+from usbip_agent.policy.hosts import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,8 @@ class ExportRecord:
     bus_id: str
     bus_number: int
     device_number: int
+    vendor: str = ""
+    product: str = ""
     held: bool = False
     """Disconnected by hand."""
     by_hand: bool = False
@@ -28,5 +31,17 @@ class ExportRecord:
     since: int = 0
 
     def is_of(self, device: Device) -> bool:
-        """Whether it was written for this very enumeration."""
-        return Enumeration(self.bus_id, self.bus_number, self.device_number) == device.enumeration
+        """Whether it was written for this very enumeration; of a vUDC, which has no numbers, the ids tell."""
+        written_for = Enumeration(self.bus_id, self.bus_number, self.device_number)
+        return written_for == device.enumeration and (
+            (self.vendor, self.product) in (("", ""), (device.vendor, device.product)))
+
+    @classmethod
+    def of(cls, device: Device, *, held: bool = False, asked: Host | None = None) -> ExportRecord:
+        """What somebody wants by hand of a device that has no link: to be *held*, or on the *asked* host."""
+        what = cls(device.bus_id, device.bus_number, device.device_number, device.vendor, device.product,
+                   held=held)
+        if asked is None:
+            return what
+        return replace(what, by_hand=True, host=asked.name, address=asked.address, port=asked.port,
+                       transport=asked.transport)

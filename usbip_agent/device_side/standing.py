@@ -15,6 +15,11 @@ from usbip_agent.report import DeviceReport, ExportState
 
 BY_HAND = "by hand"
 
+Will = tuple[bool, Host | None]
+"""What somebody wants by hand: whether the device is held, or else on which host it should be."""
+
+NO_WILL: Will = (False, None)
+
 
 class Work(StrEnum):
     """What is under way."""
@@ -85,6 +90,10 @@ class Standing:
     def is_as_asked(self) -> bool:
         """Whether the device is connected to where somebody wanted it by hand."""
         return self.connection is not None and self.by_hand in (None, self.connection.host)
+
+    @property
+    def will(self) -> Will:
+        return self.held, self.by_hand
 
     @property
     def latest(self) -> Device:

@@ -60,7 +60,10 @@ class RecordStore(Generic[Record]):
         _unlink(self._directory / f"{name}.json")
 
     def all(self) -> Iterator[tuple[str, Record]]:
-        """Every record that can be read, with its name. One that cannot is a leftover, and removed."""
+        """Every record that can be read, with its name. One that cannot is a leftover, and removed.
+
+        An earlier release may have left it: what that did not write yet has its default.
+        """
         try:
             paths = sorted(self._directory.glob("*.json"))
         except OSError:
@@ -78,7 +81,7 @@ class RecordStore(Generic[Record]):
                 content = json.loads(file.read(_LARGEST_RECORD))
             if content.pop("version") != VERSION:
                 return None
-            known = {field.name: content[field.name] for field in fields(self._kind)}
+            known = {field.name: content[field.name] for field in fields(self._kind) if field.name in content}
             if any(not isinstance(value, str | int) for value in known.values()):
                 return None
             record: Record = self._kind(**known)

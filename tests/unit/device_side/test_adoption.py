@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,15 @@ import pytest
 
 from tests.unit.device_side.samples import LAB, STICK
 from tests.unit.device_side.world import Kernel, policy
+from usbip_agent.device import Kind
 from usbip_agent.device_side.adoption import Adopted, Leftovers
 from usbip_agent.device_side.records import ExportRecord
 from usbip_agent.kernel.exporter import LinkStatus
 from usbip_agent.service.notify import Notifier, StoredDescriptor
 from usbip_agent.service.records import RecordStore
 
-RECORD = ExportRecord("1-1", STICK.bus_number, STICK.device_number, host=LAB.name, address=LAB.address,
-                      port=LAB.port, transport="plain", shown_transport="plain", peer="10.0.0.1:3240",
-                      since=17)
+RECORD = replace(ExportRecord.of(STICK, asked=LAB), by_hand=False, shown_transport="plain",
+                 peer="10.0.0.1:3240", since=17)
 
 
 @dataclass
@@ -94,6 +95,26 @@ def test_another_enumeration_has_nothing_to_go_on_with(past: Past) -> None:
     past.store.put("1-1", replace(RECORD, device_number=STICK.device_number + 1))
     assert past.adopt() == Adopted()
     assert past.is_forgotten
+
+
+def test_another_gadget_on_the_same_vudc_has_nothing_to_go_on_with(past: Past) -> None:
+    gadget = replace(STICK, kind=Kind.VUDC, bus_id="usbip-vudc.0", bus_number=0, device_number=0)
+    past.store.put(gadget.bus_id, ExportRecord.of(gadget, held=True))
+    another = replace(gadget, product="0001")
+    assert past.leftovers().adopt(gadget, policy(LAB), past.kernel) == Adopted(held=True)
+    past.store.put(gadget.bus_id, ExportRecord.of(gadget, held=True))
+    assert past.leftovers(stored=False).adopt(another, policy(LAB), past.kernel) == Adopted()
+
+
+def test_what_an_earlier_release_left_goes_on(past: Past) -> None:
+    past.kernel.claimed, past.kernel.status = {"1-1"}, LinkStatus.USED
+    file = past.directory / "1-1.json"
+    written = json.loads(file.read_text())
+    del written["vendor"], written["product"]
+    file.write_text(json.dumps(written))
+    adopted = past.adopt()
+    assert adopted.connection is not None and adopted.link is not None
+    adopted.link.close()
 
 
 def test_what_no_record_tells_of_is_somebody_else_s(past: Past) -> None:

@@ -12,10 +12,12 @@ import pytest
 from tests.unit.device_side.samples import BACKUP, LAB, STICK
 from tests.unit.device_side.world import World, away, policy, until
 from usbip_agent.bus.operations import ConnectOptions, DisconnectOptions
+from usbip_agent.device import Kind
 from usbip_agent.device_side.agent import CLOCKS
 from usbip_agent.device_side.flapping import TOLERATED
-from usbip_agent.errors import BlockedFault
-from usbip_agent.policy.agent import AgentPolicy
+from usbip_agent.errors import BlockedFault, RefusedFault
+from usbip_agent.policy.agent import AgentPolicy, ConnectRule
+from usbip_agent.policy.match import Match
 
 Begin = Callable[[AgentPolicy], World]
 
@@ -198,6 +200,45 @@ async def test_what_was_asked_by_hand_follows_the_configuration(begin: Begin) ->
     world.policy = replace(policy(), hosts=(BACKUP,))
     await world.agent.reload()
     assert export.by_hand == replace(moved, port=4000), "it stands nowhere else any more"
+
+
+async def test_what_was_asked_by_hand_outlives_a_restart(begin: Begin) -> None:
+    """Also while its host is away and the device is usable locally; until a replug."""
+    world = begin(policy())
+    world.agent.plugged(STICK)
+    await world.agent.connect("1-1", "lab", ConnectOptions())
+    world.hosts.away["lab"] = RefusedFault("not now")
+    for peer in world.hosts.peers:
+        peer.close()
+    await world.until("waiting")
+    world.agent.try_now()
+    await until(lambda: "give back" in world.kernel.done)
+    for keeper in world.agent._keepers.values():
+        keeper.abandon()
+
+    later = begin(policy())
+    later.agent.plugged(STICK)
+    await later.until("connected")
+    assert later.hosts.dialled == ["lab"]
+    later.agent.unplugged("1-1")
+    await until(lambda: not later.reports)
+    later.agent.plugged(STICK)
+    await later.until("ignored")
+
+    last = begin(policy())
+    last.agent.plugged(STICK)
+    await last.until("ignored")
+
+
+async def test_another_gadget_on_the_same_vudc_is_another_device(begin: Begin) -> None:
+    """Exchanged between two looks: a vUDC has no number that would tell."""
+    rule = ConnectRule(name="gadget", match=Match.of({"product": "0001"}), hosts=(LAB,))
+    world = begin(replace(policy(), rules=(rule,)))
+    gadget = replace(STICK, kind=Kind.VUDC, bus_id="usbip-vudc.0", bus_number=0, device_number=0)
+    world.agent.plugged(replace(gadget, product="0001"))
+    await world.until("connected", gadget.bus_id)
+    world.agent.plugged(gadget)
+    await world.until("ignored", gadget.bus_id)
 
 
 def test_a_clock_that_is_set_changes_no_delay() -> None:
