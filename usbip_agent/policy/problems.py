@@ -76,7 +76,7 @@ class Problems:
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
         """``: did you mean "vendor"?`` or ``: known are …``: the end of a message about an unknown *name*."""
-        candidates = list(known)
+        candidates = [_without_credentials(each) for each in known]
         if max(len(self), len(candidates)) <= MAXIMUM_SUGGESTING and len(name) <= 64:
             if close := get_close_matches(name.lower(), candidates, n=1):
                 return f': did you mean "{close[0]}"?'
@@ -101,4 +101,10 @@ def listed(names: Sequence[str], word: str = "and") -> str:
 
 def quoted(text: str) -> str:
     """Foreign text as a message shows it: escaped, short, in quotes."""
-    return f'"{printable(text, 80)}"'
+    return f'"{printable(_without_credentials(text), 80)}"'
+
+
+def _without_credentials(text: str) -> str:
+    """*text* without the ``user:password`` of a URL, which may stand in any place by mistake."""
+    before, at, rest = text.rpartition("@")
+    return f"…@{rest}" if at and ":" in before else text

@@ -93,7 +93,7 @@ def ip_literal(text: str) -> str:
 def host_address(text: str) -> str:
     """A host name (RFC 1123, ``_`` allowed) or an IP address."""
     if "@" in text:
-        raise ValueError(f"{_without_credentials(text)} is neither a host name nor an IP address")
+        raise ValueError(f"{quoted(text)} is neither a host name nor an IP address")
     if ":" in text or text.startswith("["):
         try:
             return ip_literal(text)
@@ -137,22 +137,16 @@ def listening_address(text: str) -> str:
 def wss_url(text: str) -> str:
     """``wss://host[:port]/path``; credentials and fragments have no place in it."""
     if not text.startswith("wss://") or not _WSS_URL.fullmatch(text):
-        raise ValueError(f"{_without_credentials(text)} is no wss://host/path")
+        raise ValueError(f"{quoted(text)} is no wss://host/path")
     try:
         parts = urlsplit(text)
         port = parts.port
         host_address(parts.hostname or "")
-    except ValueError as error:
-        raise ValueError(f"{_without_credentials(text)} is no wss://host/path: {error}") from None
+    except ValueError:  # its words may hold what is a password
+        raise ValueError(f"{quoted(text)} is no wss://host/path") from None
     if port == 0 or parts.username is not None or parts.password is not None or "#" in text:
-        raise ValueError(f"{_without_credentials(text)}: a port 0, a user or a # has no place here")
+        raise ValueError(f"{quoted(text)}: a port 0, a user or a # has no place here")
     return text
-
-
-def _without_credentials(text: str) -> str:
-    """*text* quoted, without what may be a password."""
-    _, at, rest = text.rpartition("@")
-    return quoted(f"…@{rest}" if at else text)
 
 
 def certificate_fingerprint(text: str) -> str:

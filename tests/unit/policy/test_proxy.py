@@ -54,12 +54,25 @@ def test_proxies_that_are_refused_without_a_word_of_them(tmp_path: Path, text: s
 @pytest.mark.parametrize("entry", [
     f"{{address: 'http://me:{SECRET}@p:1'}}", f"{{address: 'me:{SECRET}@p'}}",
     f"{{transport: wss, url: 'http://me:{SECRET}@p:1'}}", f"{{transport: wss, url: 'wss://me:{SECRET}@p/'}}",
-    f"{{transport: wss, url: 'wss://me:{SECRET}@p:x/'}}",
+    f"{{transport: wss, url: 'wss://me:{SECRET}@p:x/'}}", f"{{transport: wss, url: 'wss://me:{SECRET}/@p'}}",
     f"{{address: b, proxy: ['http://me:{SECRET}@p:1']}}",
     f"{{address: b, proxy: {{user: me, password: '{SECRET}'}}}}",
 ])
 def test_a_password_in_the_wrong_place_is_not_shown_either(tmp_path: Path, entry: str) -> None:
     assert SECRET not in "".join(problems_of(agent, tmp_path, f"version: 1\nhosts: {{a: {entry}}}\n"))
+
+
+@pytest.mark.parametrize("url", [
+    f"http://me:{SECRET}@p:1", f"me:{SECRET}@p:1", f"http://{SECRET}@p:1", f"http://me:a@{SECRET}/@p:1"])
+@pytest.mark.parametrize("text", [
+    "node: '%s'", "'%s': 1", "hosts: {a: '%s'}", "hosts: {'%s': {address: b}}\nrules: [{connect: x}]",
+    "hosts: {a: {address: b, fingerprint: '%s'}}", "hosts: {a: {address: b, port: '%s'}}",
+    "hosts: {a: {address: b, ca: '%s'}}", "rules: [{connect: '%s'}]", "rules: ['%s']",
+    "rules: [{match: {class: '%s'}, ignore: true}]", "rules: !<%s> []"])
+def test_a_url_shows_no_password_wherever_it_stands(tmp_path: Path, text: str, url: str) -> None:
+    found = "".join(problems_of(agent, tmp_path, f"version: 1\n{text % url}\n"))
+    assert SECRET not in found
+    assert "…@p:1" in found
 
 
 def test_a_host_with_a_proxy_shows_no_password(tmp_path: Path) -> None:
