@@ -35,8 +35,8 @@ class Host:
     ca: Path | None = keyed(one(absolute_path), default=None)
     certificate: Path | None = keyed(one(absolute_path), default=None)
     key: Path | None = keyed(one(absolute_path), default=None)
-    dead_after: float = keyed(one(dead_after_time), default=DEAD_AFTER)
-    """Seconds without a sign of life after which the link is dead."""
+    dead_after: float = keyed(one(dead_after_time), default=DEAD_AFTER, compare=False)
+    """Seconds without a sign of life after which the link is dead. With another, it is the same host."""
 
     @property
     def service(self) -> str:

@@ -44,9 +44,10 @@ class Key:
     """At most one of all files may have it."""
 
 
-def key(read: Reader[T], *, default: T, required: bool = False, once: bool = False) -> T:
+def key(read: Reader[T], *, default: T, required: bool = False, once: bool = False,
+        compare: bool = True) -> T:
     """Declares a dataclass field that is a key of the mapping, of the same name."""
-    return field(default=default, metadata={"key": (read, required, once)})
+    return field(default=default, metadata={"key": (read, required, once)}, compare=compare)
 
 
 def keys_of(kind: type[Any]) -> tuple[Key, ...]:

@@ -135,6 +135,18 @@ def test_a_rule_change_moves_a_connected_device() -> None:
     assert export.release_done() == (StartAttempt(STICK, (BACKUP,)),)
 
 
+def test_a_host_with_another_patience_is_the_same_host() -> None:
+    """A reload that changes nothing but ``dead_after`` interrupts nobody; the next connection has it."""
+    export = connected(Time())
+    patient = replace(LAB, dead_after=2 * LAB.dead_after)
+    assert export.policy_changed(Decision("sticks", (patient,)), None) == ()
+    export.link_lost()
+    export.link_ended(claimed=True)
+    attempt, = export.timer_due()
+    assert isinstance(attempt, StartAttempt)
+    assert [host.dead_after for host in attempt.hosts] == [patient.dead_after]
+
+
 def test_a_reload_tries_at_once_what_waits_or_has_failed() -> None:
     export = Export(STICK, TO_LAB, Time().clocks)
     export.begin()

@@ -217,4 +217,4 @@ hosts:
              key=Path("/etc/ssl/k.pem")),
         Host("impatient", "b", transport=Transport.PLAIN, dead_after=600.0))
     assert len({*policy.hosts}) == 4
-    assert Host("a").dead_after == 10.0
+    assert [host.dead_after for host in policy.hosts] == [120.0, 3.0, 10.0, 600.0]
