@@ -101,7 +101,8 @@ class Doors:
 
         return await accept_websocket(
             connection, self._context(listener),
-            lambda certificate, names: self._node_of(certificate, peer_common_name(names), listener))
+            lambda certificate, names: self._node_of(certificate, peer_common_name(names), listener),
+            dead_after=self.dead_after())
 
     def _node_of(self, certificate: bytes | None, common_name: str, listener: Listener) -> str | None:
         """The authenticated name; None without a certificate. RefusedFault when nobody vouches for it."""

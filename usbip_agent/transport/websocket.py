@@ -16,6 +16,9 @@ from usbip_agent.transport.relay import Buffer, DuplexLink
 from usbip_agent.transport.stream import shut_down
 from usbip_agent.transport.websocket_frames import MAXIMUM_SENT, NORMAL, POLICY_VIOLATION, Frames
 
+LONGEST_PAUSE = 20.0
+"""Seconds between pings, at most: reverse proxies give up what is silent for a minute."""
+
 FAREWELL = 1.0
 """Seconds for a close frame to leave."""
 
@@ -24,8 +27,14 @@ FAREWELL = 1.0
 class Pings:
     """How often, and how long may pass after one without a byte. Seconds."""
 
-    every: float = 20.0
-    answer_within: float = 20.0
+    every: float
+    answer_within: float
+
+    @classmethod
+    def within(cls, dead_after: float) -> Pings:
+        """Those that notice a peer's death at most *dead_after* seconds later."""
+        every = min(dead_after / 2, LONGEST_PAUSE)
+        return cls(every, dead_after - every)
 
 
 class WebSocketLink:

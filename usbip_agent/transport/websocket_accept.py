@@ -12,13 +12,13 @@ from usbip_agent.transport.websocket import Pings
 from usbip_agent.transport.websocket_server import answer_websocket
 
 
-async def accept_websocket(connection: socket.socket, context: ssl.SSLContext, verify: Verify[str | None],
-                           pings: Pings = Pings()) -> Stream:
+async def accept_websocket(connection: socket.socket, context: ssl.SSLContext, verify: Verify[str | None], *,
+                           dead_after: float) -> Stream:
     """The stream of a node that comes by WebSocket. *verify* gives its name, or raises a Fault.
 
     The stream's ``address`` is that of the reverse proxy. The caller sets the deadline. On any exception
     *connection* is closed.
     """
-    websocket = await answer_websocket(connection, pings)
+    websocket = await answer_websocket(connection, Pings.within(dead_after))
     stream, node = await tls_inside(websocket, context, verify, server_side=True)
     return replace(stream, node=node)

@@ -23,9 +23,9 @@ DEADLINE = 15.0
 HTTPS_PORT = 443
 
 
-async def open_websocket(url: str, connect: Connect, *, dead_after: float, proxy: Proxy | None = None,
-                         context: ssl.SSLContext | None = None, deadline: float = DEADLINE,
-                         pings: Pings = Pings()) -> WebSocketLink:
+async def open_websocket(
+        url: str, connect: Connect, *, dead_after: float, proxy: Proxy | None = None,
+        context: ssl.SSLContext | None = None, deadline: float = DEADLINE) -> WebSocketLink:
     """The WebSocket at *url*, ``wss://host[:port]/path``, as the configuration takes it.
 
     The outer TLS is verified against the system's CAs, or as *context* says. UnreachableFault, RefusedFault,
@@ -39,7 +39,7 @@ async def open_websocket(url: str, connect: Connect, *, dead_after: float, proxy
         tune(connected, dead_after)
         async with asyncio.timeout(deadline):
             await outer.handshake()
-            return await _upgrade(outer, url, connected, pings)
+            return await _upgrade(outer, url, connected, Pings.within(dead_after))
     except TimeoutError:
         await outer.close()
         raise DeadlineFault(f"{host} opened no WebSocket for {deadline:g} s") from None

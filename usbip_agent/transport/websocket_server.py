@@ -16,7 +16,7 @@ REFUSAL = 1.0
 """Seconds for a refusal to leave."""
 
 
-async def answer_websocket(connection: socket.socket, pings: Pings = Pings()) -> WebSocketLink:
+async def answer_websocket(connection: socket.socket, pings: Pings) -> WebSocketLink:
     """The WebSocket that the first bytes on *connection* ask for (``GET ``). ProtocolFault when they do not.
 
     The path means nothing; nor do the headers that name a client: whoever reaches us can write them. The

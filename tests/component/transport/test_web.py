@@ -130,6 +130,23 @@ async def test_a_dead_reverse_proxy_is_noticed_as_the_host_s_entry_says(
         await theirs.close()
 
 
+async def test_each_end_notices_by_itself_that_the_other_has_died_behind_the_reverse_proxy(
+        identities: Identities) -> None:
+    dead_after, frozen = 2.0, asyncio.Event()
+    inside = accepting(identities.host)
+    async with (host_that(inside, lambda _: None, dead_after) as (host, port),
+                server_that(forwarding_to(port, frozen), accepting(identities.proxy)) as outer_port):
+        ours = await dial_websocket(
+            replace(entry(outer_port), dead_after=dead_after), dialling(None), lambda _: None, connect,
+            outer_context=identities.outer)
+        theirs = await host.stream()
+        frozen.set()
+        assert await ended(ours.socket)
+        assert await ended(theirs.socket)
+        await ours.close()
+        await theirs.close()
+
+
 async def test_a_reply_arrives_although_its_writer_closes_at_once(identities: Identities) -> None:
     async with behind_a_proxy(identities) as (host, port):
         ours = await dialled(identities, port)

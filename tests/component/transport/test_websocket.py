@@ -301,7 +301,7 @@ async def answered(request: bytes, then: Callable[[socket.socket], None] = lambd
     then(far)
     try:
         async with asyncio.timeout(DEADLINE):
-            outcome: WebSocketLink | Fault = await answer_websocket(near)
+            outcome: WebSocketLink | Fault = await answer_websocket(near, PATIENT)
     except Fault as fault:
         outcome = fault
     if isinstance(outcome, WebSocketLink):
@@ -353,6 +353,6 @@ async def test_a_request_that_never_ends_is_left_at_the_callers_deadline() -> No
     far.send(asking()[:-1])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await answer_websocket(near)
+            await answer_websocket(near, PATIENT)
     assert near.fileno() == -1
     far.close()

@@ -11,7 +11,6 @@ from typing import Any
 
 from usbip_agent.errors import Fault
 from usbip_agent.transport.stream import Stream
-from usbip_agent.transport.websocket import Pings
 from usbip_agent.transport.websocket_accept import accept_websocket
 
 DEADLINE = 20.0
@@ -49,14 +48,19 @@ async def server_that(serve: Serve, context: ssl.SSLContext | None = None) -> As
             await asyncio.sleep(0)
 
 
-def forwarding_to(port: int) -> Serve:
-    """What a reverse proxy does: the head with a header more, and then bytes both ways."""
+def forwarding_to(port: int, frozen: asyncio.Event | None = None) -> Serve:
+    """What a reverse proxy does: the head with a header more, and then bytes both ways.
+
+    Once *frozen*, it holds both connections, and what comes gets lost: to each end the other is dead.
+    """
+    is_frozen = frozen or asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
         behind_writer.write(head[:-2] + b"X-Forwarded-For: 203.0.113.9\r\n\r\n")
-        ways = [asyncio.create_task(_splice(reader, behind_writer)),
-                asyncio.create_task(_splice(behind_reader, writer))]
+        ways = [asyncio.create_task(_splice(reader, behind_writer, is_frozen)),
+                asyncio.create_task(_splice(behind_reader, writer, is_frozen))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -67,8 +71,10 @@ def forwarding_to(port: int) -> Serve:
     return serve
 
 
-async def _splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frozen: asyncio.Event) -> None:
     while data := await reader.read(65536):
+        if frozen.is_set():
+            continue
         writer.write(data)
         await writer.drain()
     with suppress(OSError):
@@ -89,8 +95,8 @@ class Host:
     """usbipa's side: takes connections one after the other, and keeps what became of each."""
 
     def __init__(self, context: ssl.SSLContext, verify: Callable[[bytes | None], str | None],
-                 pings: Pings) -> None:
-        self._context, self._verify, self._pings = context, verify, pings
+                 dead_after: float) -> None:
+        self._context, self._verify, self._dead_after = context, verify, dead_after
         self.outcomes: asyncio.Queue[Stream | Fault] = asyncio.Queue()
 
     async def take(self, connection: socket.socket) -> None:
@@ -99,7 +105,8 @@ class Host:
 
         try:
             async with asyncio.timeout(DEADLINE):
-                stream = await accept_websocket(connection, self._context, verify, self._pings)
+                stream = await accept_websocket(
+                    connection, self._context, verify, dead_after=self._dead_after)
             outcome: Stream | Fault = stream
         except Fault as fault:
             outcome = fault
@@ -118,9 +125,9 @@ class Host:
 
 @asynccontextmanager
 async def host_that(context: ssl.SSLContext, verify: Callable[[bytes | None], str | None],
-                    pings: Pings = Pings()) -> AsyncIterator[tuple[Host, int]]:
+                    dead_after: float = DEADLINE) -> AsyncIterator[tuple[Host, int]]:
     """A host that listens, and its port."""
-    host = Host(context, verify, pings)
+    host = Host(context, verify, dead_after)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
 

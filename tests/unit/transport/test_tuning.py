@@ -13,6 +13,7 @@ from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport, Transport
 from usbip_agent.transport.dial import Dialler
 from usbip_agent.transport.stream import TCP_USER_TIMEOUT, tune
+from usbip_agent.transport.websocket import Pings
 from usbip_agent.wire import VERSION
 
 PLAIN = Listener("127.0.0.1", 0, frozenset({ListenerTransport.PLAIN}))
@@ -35,6 +36,14 @@ def test_a_dead_peer_is_noticed_in_time_and_an_idle_one_is_left_alone(dead_after
         assert option(tuned, socket.TCP_NODELAY) == 1
         # The kernel's drivers take a receive timeout for the end.
         assert not any(tuned.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+
+
+@pytest.mark.parametrize("dead_after", [3.0, 10.0, 30.0, 600.0])
+def test_pings_notice_it_in_time_as_well_and_keep_an_idle_link_open(dead_after: float) -> None:
+    pings = Pings.within(dead_after)
+    assert pings.every + pings.answer_within == dead_after
+    assert pings.answer_within >= dead_after / 2, "a slow answer is no end"
+    assert 1 <= pings.every <= 30, "a reverse proxy ends what is silent for a minute"
 
 
 class Nobody:
