@@ -21,7 +21,7 @@ from usbip_agent.device import Speed
 from usbip_agent.errors import DeadlineFault, Fault, KernelFault
 from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.device_nodes import Appearance
-from usbip_agent.kernel.vhci import Hub, PortRow, PortState
+from usbip_agent.kernel.vhci import Hub, PortRow
 from usbip_agent.names import Journal
 from usbip_agent.report import ImportState
 from usbip_agent.service import journal
@@ -40,11 +40,11 @@ END_DEADLINE = 3 * RELEASE_DEADLINE
 """Seconds for the end of an import altogether."""
 
 SETTLE_INTERVAL = 5.0
-"""Seconds after which, without a word from udev, the kernel's table is asked how the device does."""
+"""Seconds after which, without a word from udev, the kernel is asked whether the device is there."""
 
-SETTLE_DEADLINE = 60.0
-"""Seconds for a device to be enumerated. The USB core gives up on a silent one after about 30 s, and then the
-port would stay taken by nothing."""
+SETTLE_DEADLINE = 90.0
+"""Seconds for a device to be enumerated, at first and after it has gone. The USB core gives a silent one up
+after four tries (hub_port_connect in drivers/usb/core/hub.c); then the port would stay taken by nothing."""
 
 NOT_READY_PAUSES = (0.1, 0.4)
 """Seconds before an attach is tried again on a controller that says EAGAIN."""
@@ -56,6 +56,7 @@ class Ports(Protocol):
     def rows(self) -> Iterator[PortRow]: ...
     def row(self, port: int) -> PortRow | None: ...
     def local_bus_id(self, port: int, hub: Hub) -> str: ...
+    def is_enumerated(self, local_bus_id: str) -> bool: ...
     def attach(self, port: int, descriptor: int, devid: int, speed: Speed) -> None: ...
     def detach(self, port: int) -> None: ...
     async def until(self, what: str, port: int, holds: Callable[[PortRow | None], bool], *,
@@ -110,8 +111,7 @@ class Life:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._check_task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.Task[None] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -157,12 +157,10 @@ class Life:
         """
         if self._task is not None and self.is_busy:
             await asyncio.wait([self._task], timeout=deadline)
-        tasks = [task for task in (self._task, self._check_task) if task is not None]
+        tasks = [task for task in (self._task, self._settling) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
         if self._link is not None:
             self._around.watcher.unwatch(self._link)
             self._link.close()
@@ -176,8 +174,10 @@ class Life:
         state = entry.state
         if seen.present and state is ImportState.ATTACHING:
             state = ImportState.ATTACHED
+            self._stop_settling()
         elif not seen.present and state is ImportState.ATTACHED:
-            self._check()
+            state = ImportState.ATTACHING
+            self._settle(OWN_RELEASE_DEADLINE)
         self._put(replace(entry, state=state, model=seen.model or entry.model,
                           device_nodes=seen.device_nodes))
 
@@ -257,6 +257,7 @@ class Life:
             self._tell(logging.INFO, f"{how} {self._entry.offer.description} on port {self.port}", how)
             self._watch_it()
         reason = await self._ended
+        self._stop_settling()
         self._put(replace(self._entry, state=ImportState.DETACHING))
         if self._attached:
             await self._free()
@@ -269,7 +270,8 @@ class Life:
             self._around.watcher.watch(self._link, lambda: self.end("the link has ended", detach_first=False))
             self._around.store.store(stored_name(self.port), self._link.fileno())
         self.look()
-        self._settle(SETTLE_DEADLINE)
+        if self._entry.state is ImportState.ATTACHING:
+            self._settle()
 
     async def _free(self) -> None:
         """Returns when the port carries this import no more, or the kernel holds it past all deadlines."""
@@ -308,10 +310,7 @@ class Life:
 
     def _clear_away(self) -> None:
         around = self._around
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._check_task is not None:
-            self._check_task.cancel()
+        self._stop_settling()
         if self._link is not None:
             around.watcher.unwatch(self._link)
             shut_down(self._link)
@@ -330,36 +329,43 @@ class Life:
 
     # What is looked at meanwhile.
 
-    def _settle(self, left: float) -> None:
-        """Looks after a device that udev says nothing of, until it is enumerated or its time is over."""
-        def look() -> None:
-            entry = self._entry
-            if entry.state is not ImportState.ATTACHING or self._ended.done():
-                return
-            row = self._around.ports.row(self.port)
-            if row is None or row.is_free:
-                self.end("the link has ended", detach_first=False)
-            elif row.state == PortState.USED:
-                self._put(replace(entry, state=ImportState.ATTACHED,
-                                  local_bus_id=row.local_bus_id or entry.local_bus_id))
-            elif left <= SETTLE_INTERVAL:
-                self.end(f"the device has not answered for {SETTLE_DEADLINE:g} s")
-            else:
-                self._settle(left - SETTLE_INTERVAL)
+    def _settle(self, release: float = 0.0) -> None:
+        """Has this import end unless its device comes in time, or comes back: it may only have been reset.
 
-        self._timer = asyncio.get_running_loop().call_later(SETTLE_INTERVAL, look)
-
-    def _check(self) -> None:
-        """The device has gone. Its port will be free in a moment, or it comes back on the same link."""
+        For *release* seconds, first, the port is watched closely: a device that has gone is mostly the end.
+        """
         async def look() -> None:
             try:
-                await self._until_released(OWN_RELEASE_DEADLINE)
+                await self._until_released(release)
             except DeadlineFault:
-                return
-            self.end("the device has gone", detach_first=False)
+                await self._until_there()
+            else:
+                self.end("the device has gone", detach_first=False)
 
-        if not self._ended.done() and (self._check_task is None or self._check_task.done()):
-            self._check_task = asyncio.create_task(look())
+        if not self._ended.done():
+            self._stop_settling()
+            self._settling = asyncio.create_task(look())
+
+    def _stop_settling(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+
+    async def _until_there(self) -> None:
+        """Asks the kernel, for when udev is not heard, and ends this import when the device's time is over.
+
+        Its table is no answer: USED means an address, and vhci takes SET_ADDRESS on the device's behalf.
+        """
+        for _ in range(max(1, round(SETTLE_DEADLINE / SETTLE_INTERVAL))):
+            await asyncio.sleep(SETTLE_INTERVAL)
+            entry, row = self._entry, self._around.ports.row(self.port)
+            if row is None or not self._is_ours(row):
+                self.end("the link has ended", detach_first=False)
+                return
+            local_bus_id = row.local_bus_id or entry.local_bus_id
+            if self._around.ports.is_enumerated(local_bus_id):
+                self._put(replace(entry, state=ImportState.ATTACHED, local_bus_id=local_bus_id))
+                return
+        self.end(f"the device has not answered for {SETTLE_DEADLINE:g} s")
 
     def _tell(self, level: int, message: str, state: str, reason: str = "") -> None:
         entry = self._entry

@@ -116,7 +116,9 @@ class DeviceNodes:
 
     def _forget(self, local_bus_id: str, sys_path: Path, is_device: bool) -> bool:
         if is_device:
-            return self._found.pop(local_bus_id, None) is not None
+            # Told in any case: who was forgotten may go when the next import has its port already.
+            self._found.pop(local_bus_id, None)
+            return True
         found = self._found.get(local_bus_id)
         return found is not None and found.nodes.pop(sys_path, None) is not None
 

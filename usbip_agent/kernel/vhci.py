@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class Vhci:
 
     def __init__(self, sys: Path = sysfs.SYSFS) -> None:
         self._platform = sys / "devices/platform"
+        self._devices = sys / "bus/usb/devices"
         self._directory = self._platform / f"{CONTROLLER_NAME}.0"
 
     @property
@@ -146,6 +148,10 @@ class Vhci:
             return ""
         bus_number = self._bus_number(controller, hub)
         return f"{bus_number}-{hub_port}" if bus_number else ""
+
+    def is_enumerated(self, local_bus_id: str) -> bool:
+        """Whether the USB core has a device with that busid. Only the name is looked at: nothing waits."""
+        return bool(local_bus_id) and os.path.lexists(self._devices / local_bus_id)
 
     def attach(self, port: int, descriptor: int, devid: int, speed: Speed) -> None:
         """Gives the socket *descriptor* of this process to *port*. May block.

@@ -1,6 +1,6 @@
 """vhci-hcd in a thread: tables as files, and a socket that takes what the daemon writes to them.
 
-As the kernel does, it lets go of a link when its peer does.
+As the kernel does, it lets go of a link when its peer does. Every device is enumerated at once.
 """
 
 from __future__ import annotations
@@ -83,11 +83,17 @@ class FakeKernel:
     def _show(self, controller: int) -> None:
         first = controller * PORTS_OF_A_CONTROLLER
         rows = ["hub port sta spd dev      sockfd local_busid"]
+        devices = self.sys / "bus/usb/devices"
+        devices.mkdir(parents=True, exist_ok=True)
         for port in range(first, first + PORTS_OF_A_CONTROLLER):
             on_hub = (port - first) % PORTS_OF_A_HUB + 1
             hub = "hs" if port - first < PORTS_OF_A_HUB else "ss"
             bus = 2 * controller + (3 if hub == "hs" else 4)
             found = self._attached.get(port)
+            if found is None:
+                (devices / f"{bus}-{on_hub}").unlink(missing_ok=True)
+            else:
+                (devices / f"{bus}-{on_hub}").touch()
             rows.append(
                 f"{hub}  {port:04} 004 000 00000000 000000 0-0" if found is None else
                 f"{hub}  {port:04} 006 {found.speed:03} {found.devid:08x} {found.number:06} {bus}-{on_hub}")

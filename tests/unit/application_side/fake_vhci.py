@@ -54,6 +54,8 @@ class FakeVhci:
     attempts: list[int] = field(default_factory=list)
     detached: list[int] = field(default_factory=list)
     state: PortState = PortState.USED
+    enumerated: set[str] = field(default_factory=set)
+    """The local busids that the USB core has devices with."""
 
     def rows(self) -> Iterator[PortRow]:
         if not self.loaded:
@@ -66,6 +68,9 @@ class FakeVhci:
 
     def local_bus_id(self, port: int, hub: Hub) -> str:
         return f"{3 if hub is Hub.HIGH else 4}-{port % PORTS_OF_A_HUB + 1}"
+
+    def is_enumerated(self, local_bus_id: str) -> bool:
+        return local_bus_id in self.enumerated
 
     def attach(self, port: int, descriptor: int, devid: int, speed: Speed) -> None:
         self.on_attach(port)

@@ -187,23 +187,47 @@ async def test_a_device_that_goes_and_comes_on_its_link_stays(
     side.keeper.appearance_changed("3-1")
     side.appearances.known.clear()
     side.keeper.appearance_changed("3-1")
+    assert side.display.shown[0].state == "attaching"
+    side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda",))
+    side.keeper.appearance_changed("3-1")
+    assert side.display.shown[0].state == "attached"
     [living] = side.keeper._lives
-    await until(lambda: living._check_task is not None and living._check_task.done())
+    await until(lambda: living._settling is not None and living._settling.done())
     assert side.vhci.attached and not living._ended.done()
 
 
-async def test_without_udev_the_table_tells_that_it_is_attached(
+async def test_a_device_that_goes_and_does_not_come_back_is_given_up(
+        side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The link lives on, and the kernel's table still says USED."""
+    monkeypatch.setattr(life, "OWN_RELEASE_DEADLINE", 0.02)
+    monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
+    monkeypatch.setattr(life, "SETTLE_DEADLINE", 0.05)
+    caplog.set_level("INFO")
+    side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda",))
+    peer, _reply = await side.export()
+    await until(lambda: 0 in side.display.shown and side.display.shown[0].state == "attached")
+    side.appearances.known.clear()
+    side.keeper.appearance_changed("3-1")
+    assert await heard(peer, 1) == b""
+    await until(lambda: not list(side.keeper))
+    assert "the device has not answered" in caplog.text
+
+
+async def test_without_udev_the_usb_core_tells_that_it_is_attached(
         side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
+    side.vhci.enumerated = {"3-1"}
     await side.export()
     await until(lambda: 0 in side.display.shown and side.display.shown[0].state == "attached")
 
 
+@pytest.mark.parametrize("state", [PortState.NOT_ASSIGNED, PortState.USED])
 async def test_a_device_that_is_never_enumerated_is_given_up(
-        side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+        state: PortState) -> None:
     monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
     monkeypatch.setattr(life, "SETTLE_DEADLINE", 0.05)
-    side.vhci.state = PortState.NOT_ASSIGNED
+    side.vhci.state = state
     caplog.set_level("INFO")
     peer, _reply = await side.export()
     assert await heard(peer, 1) == b""

@@ -134,6 +134,15 @@ def test_the_local_busid_is_known_beforehand(sys_tree: Path, port: int, hub: Hub
     assert Vhci(sys_tree).local_bus_id(port, hub) == local
 
 
+def test_a_device_is_enumerated_when_the_usb_core_has_its_name(tmp_path: Path) -> None:
+    devices = tmp_path / "bus/usb/devices"
+    devices.mkdir(parents=True)
+    (devices / "3-1").symlink_to("../../../devices/that/is/just/going")
+    vhci = Vhci(tmp_path)
+    assert vhci.is_enumerated("3-1")
+    assert not vhci.is_enumerated("3-2") and not vhci.is_enumerated("")
+
+
 def test_attach_writes_what_the_kernel_reads(sys_tree: Path) -> None:
     Vhci(sys_tree).attach(2, 7, 0x10002, Speed.FULL)
     assert (sys_tree / "devices/platform/vhci_hcd.0/attach").read_text() == "2 7 65538 2"
