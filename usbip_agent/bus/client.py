@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,12 +57,15 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Vanished:
-    """The daemon left the bus, or the bus left us; nothing follows."""
-
-    why: str
+    """The daemon left the bus: it was stopped, or is being restarted."""
 
 
-Change = Added | Changed | Removed | Vanished
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """It is back; what has changed meanwhile follows."""
+
+
+Change = Added | Changed | Removed | Vanished | Returned
 
 
 @asynccontextmanager
@@ -114,7 +117,7 @@ class Client:
         return name
 
     async def changes(self, *, initial: bool = False) -> AsyncGenerator[Change, None]:
-        """What changes from now on (*initial*: first every object, as Added), until Vanished.
+        """What changes from now on (*initial*: first every object, as Added), for as long as there is a bus.
 
         One such iterator at a time.
         """
@@ -133,14 +136,23 @@ class Client:
             while (received := await signals.get()) is not None:
                 message, order = received
                 if message.sender == BUS and message.member == "NameOwnerChanged" and order > owner_known:
-                    if message.body[0] == self._service.bus_name and message.body[2] != owner:
-                        yield Vanished(f"{self._service.command} stopped")
-                        return
+                    if message.body[0] != self._service.bus_name or message.body[2] == owner:
+                        continue
+                    owner, before = message.body[2], objects
+                    if not owner:
+                        yield Vanished()
+                        continue
+                    try:
+                        objects, snapshot_taken = await self._objects()
+                    except UnavailableFault:
+                        continue  # gone again: the signal that says so is on its way
+                    yield Returned()
+                    for difference in _differences(before, objects):
+                        yield difference
                 elif message.sender == owner and order > snapshot_taken:
                     change = self._apply(objects, message)
                     if change is not None:
                         yield change
-            yield Vanished("the connection to the system bus is lost")
         finally:
             self._connection.on_signal = self._connection.on_lost = None
 
@@ -205,6 +217,17 @@ class Client:
         if problem.dbus_name == Error.NO_REPLY:
             return UnavailableFault(f"{command} stopped without an answer", hint=f"journalctl -u {command}")
         return RemoteFault(problem.dbus_name, problem.message)
+
+
+def _differences(before: dict[str, Report], after: dict[str, Report]) -> Iterator[Change]:
+    """What has changed between two snapshots."""
+    for path in before.keys() - after.keys():
+        yield Removed(before[path])
+    for path, report in after.items():
+        if path not in before:
+            yield Added(report)
+        elif report != before[path]:
+            yield Changed(report, before[path])
 
 
 def _options(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``monitor``: a line, or a JSON object, for each change until interrupted."""
+"""``monitor``: a line, or a JSON object, for each change until interrupted, over restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from usbip_agent.cli.options import JSON, Verb
-from usbip_agent.cli.output import print_json_line, print_line
+from usbip_agent.cli.output import print_diagnostic, print_json_line, print_line
 from usbip_agent.cli.status import name_of
 from usbip_agent.errors import UnavailableFault
 from usbip_agent.names import Service
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, arguments: Namespace) -> int:
-    from usbip_agent.bus.client import Added, Changed, Vanished
+    from usbip_agent.bus.client import Added, Changed, Returned, Vanished
     from usbip_agent.cli.daemon import ask
 
     async def show(client: Client) -> int:
         async for change in client.changes():
-            if isinstance(change, Vanished):
-                raise UnavailableFault(change.why, hint=f"journalctl -u {service.unit}")
+            if isinstance(change, Vanished | Returned):
+                news = "is back" if isinstance(change, Returned) else "has stopped, waiting for it to come back"
+                print_diagnostic(service.command, f"{service.command} {news}")
+                continue
             before = change.before if isinstance(change, Changed) else None
             kind = "added" if isinstance(change, Added) else "changed" if before else "removed"
             if arguments.json:
@@ -33,7 +35,7 @@ def run(service: Service, arguments: Namespace) -> int:
             else:
                 print_line(change_line(kind, change.report, before))
                 _flush()
-        raise UnavailableFault("the changes ended")
+        raise UnavailableFault("the connection to the system bus is lost", hint="systemctl status dbus")
 
     return ask(service, show)
 

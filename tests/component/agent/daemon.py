@@ -18,7 +18,7 @@ from tests.component.agent.fake_systemd import FakeSystemd
 from tests.component.agent.tree import PRELOAD, Tree
 from tests.component.bus.private_bus import PERMISSIVE, REPOSITORY, PrivateBus, private_bus
 from usbip_agent import wire
-from usbip_agent.bus.client import Added, Changed, connect_to
+from usbip_agent.bus.client import Added, Changed, Vanished, connect_to
 from usbip_agent.device_side.claim_rules import UDEV_CLAIMED
 from usbip_agent.names import AGENT
 from usbip_agent.report import DeviceReport
@@ -140,6 +140,8 @@ class Machine:
         async with asyncio.timeout(DEADLINE), connect_to(AGENT, self.bus.address) as client:
             async with aclosing(client.changes(initial=True)) as changes:
                 async for change in changes:
+                    if isinstance(change, Vanished):
+                        break
                     if isinstance(change, Added | Changed) and isinstance(change.report, DeviceReport):
                         if (change.report.bus_id, change.report.state) == (bus_id, state):
                             return change.report

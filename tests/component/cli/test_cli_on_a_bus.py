@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,13 +220,30 @@ async def test_monitor(bus: PrivateBus) -> None:
     assert (said.status, said.out, said.err) == (130, "", "")
 
 
-async def test_monitor_ends_with_the_daemon(bus: PrivateBus) -> None:
-    async with serving(bus) as server:
+async def test_monitor_outlives_the_daemon(bus: PrivateBus) -> None:
+    async with serving(bus, reports=[STICK]) as server:
         process = await start(bus, "usbip-agent", "monitor")
         assert "9-9" in await until_listened_to(bus, process, server)
+    assert process.stderr is not None
+    gone = await asyncio.wait_for(process.stderr.readline(), DEADLINE)
+    assert gone == b"usbip-agent: usbip-agent has stopped, waiting for it to come back\n"
+    async with serving(bus, reports=[replace(STICK, state=ExportState.HELD)]):
+        while "removed" not in (removed := await line(process)):
+            pass
+        assert "9-9" in removed and "connected → held" in await line(process)
+        process.send_signal(signal.SIGINT)
+        said = await end(process)
+    assert (said.status, said.out, said.err) == (130, "", "usbip-agent: usbip-agent is back\n")
+
+
+async def test_monitor_ends_with_the_bus(bus: PrivateBus) -> None:
+    async with serving(bus) as server:
+        process = await start(bus, "usbip-agent", "monitor")
+        await until_listened_to(bus, process, server)
+        bus.stop()
     said = await end(process)
     assert said.status == 69
-    assert said.err == "usbip-agent: usbip-agent stopped: journalctl -u usbip-agent.service\n"
+    assert said.err.endswith("usbip-agent: the connection to the system bus is lost: systemctl status dbus\n")
 
 
 async def test_monitor_ends_with_its_reader(bus: PrivateBus) -> None:
