@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from usbip_agent.application_side.listening_sockets import Shelf, open_sockets
+from usbip_agent.application_side.listening_sockets import Shelf, addresses_of, open_sockets
 from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.policy.usbipa import Listener
 
@@ -62,6 +62,8 @@ class Listeners:
         in_the_way = [each for each in old.values() if any(each.port == other.port for other in to_open)]
         for each in in_the_way:
             self._shut(each)
+        self._shelf.make_way({
+            (address, each.port) for each in wanted for address in addresses_of(each, self._versions)})
         opened: dict[Listener, list[socket.socket]] = {}
         try:
             for each in to_open:

@@ -9,12 +9,13 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from usbip_agent.errors import Fault, UnavailableFault
 from usbip_agent.policy.usbipa import Listener
 from usbip_agent.service.notify import StoredDescriptor
+from usbip_agent.transport.stream import shut_down
 
 BACKLOG = 1024
 
@@ -58,6 +59,15 @@ class Shelf:
             found.setblocking(False)
             self._found[place] = found
 
+    def make_way(self, wanted: Collection[Place]) -> None:
+        """Closes what was found beside *wanted* on their ports: an address and all of them exclude each other.
+
+        The configuration was changed before the restart, and it is we who would be in our own way.
+        """
+        ports = {port for _, port in wanted}
+        beside = [place for place in self._found if place[1] in ports and place not in wanted]
+        self.close([self._found.pop(place) for place in beside])
+
     def take(self, address: str, port: int) -> socket.socket:
         """A non-blocking socket that listens there, found or opened. OSError."""
         listening = self._found.pop((address, port), None) or _open_socket(address, port)
@@ -66,10 +76,14 @@ class Shelf:
         return listening
 
     def close(self, sockets: Iterable[socket.socket]) -> None:
-        """Listens there no more, after a restart neither."""
+        """Listens there no more, after a restart neither.
+
+        systemd has a copy, and takes its time to close it: shut down, that is in nobody's way meanwhile.
+        """
         for each in sockets:
             if self._store is not None:
                 self._store.forget(stored_name(each.getsockname()[:2]))
+            shut_down(each)
             each.close()
 
     def drop_rest(self) -> None:

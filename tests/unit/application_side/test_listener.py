@@ -14,7 +14,8 @@ import pytest
 
 from usbip_agent.application_side import listener as room
 from usbip_agent.application_side.listener import Listeners
-from usbip_agent.application_side.listening_sockets import Shelf, addresses_of, open_sockets
+from usbip_agent.application_side.listening_sockets import (
+    Shelf, addresses_of, open_sockets, stored_name)
 from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.errors import UnavailableFault
 from usbip_agent.policy.usbipa import Listener, ListenerTransport
@@ -281,6 +282,34 @@ async def test_a_socket_that_is_not_wanted_any_more_is_closed_at_the_next_start(
     with pytest.raises(ConnectionRefusedError):
         await connect(where)
     await after.close()
+
+
+@pytest.mark.parametrize("first, second", [("*", "127.0.0.1"), ("127.0.0.1", "*"), ("*", "0.0.0.0")])
+async def test_an_address_that_was_changed_before_a_restart_is_listened_on(
+        guests: Guests, monkeypatch: pytest.MonkeyPatch, first: str, second: str) -> None:
+    """What systemd hands back excludes it, and systemd is slow to close its own copy."""
+    store, before = Store(), listener(first)
+    old = Listeners(guests.serve, BOTH, Shelf(store))
+    old.configure([before])
+    await old.close()
+    shelf = Shelf(store)
+    shelf.put([StoredDescriptor(each.name, os.dup(each.descriptor)) for each in store.passed_on()])
+    busy, closed = store.forget, list[str]()
+    monkeypatch.setattr(store, "forget", closed.append)
+    new = Listeners(guests.serve, BOTH, shelf)
+    new.configure([listener(second, before.port)])
+    new.start()
+    assert closed and new.listening
+    for name in closed:
+        busy(name)
+    bound = {each.getsockname()[:2] for sockets in new._open.values() for each in sockets}
+    assert {stored_name(place) for place in bound} == store.kept.keys()
+    with await connect(before):
+        await asyncio.wait_for(guests.arrived.wait(), 5)
+    guests.let_go.set()
+    await new.close()
+    for name in tuple(store.kept):
+        busy(name)
 
 
 async def test_what_a_reload_closes_is_not_kept_for_the_next_start(guests: Guests) -> None:
