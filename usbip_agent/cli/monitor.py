@@ -25,7 +25,8 @@ def run(service: Service, arguments: Namespace) -> int:
     async def show(client: Client) -> int:
         async for change in client.changes():
             if isinstance(change, Vanished | Returned):
-                news = "is back" if isinstance(change, Returned) else "has stopped, waiting for it to come back"
+                news = ("is back" if isinstance(change, Returned) else
+                        "has stopped, waiting for it to come back")
                 print_diagnostic(service.command, f"{service.command} {news}")
                 continue
             before = change.before if isinstance(change, Changed) else None
