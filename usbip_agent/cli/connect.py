@@ -55,5 +55,5 @@ async def report_of(client: Client, bus_id: str) -> DeviceReport | None:
 VERB: Final = Verb("export a device by hand", run, (
     BUS_ID_OPTION,
     option("-r", "--remote", required=True, type=some_text, metavar="HOST",
-           help="a host of the configuration, or an address"),
+           help="a host of the configuration, by its name or its address"),
     TCP_PORT, VUDC))
