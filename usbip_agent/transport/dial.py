@@ -11,15 +11,12 @@ from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
 from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
+from usbip_agent.transport.connecting import CONNECT_DEADLINE, connect_to, connect_to_name
 from usbip_agent.transport.http_proxy import connect_through
-from usbip_agent.transport.names import connect_to_first, endpoints_of, endpoints_of_name
 from usbip_agent.transport.stream import Stream, plain_stream, tune
 from usbip_agent.transport.tls import (
     HOW_TO_ENROL, Credentials, client_context, handshake, peer_certificate, stream_over,
 )
-
-CONNECT_DEADLINE = 10.0
-"""Seconds for one of a host's addresses to answer."""
 
 HANDSHAKE_DEADLINE = 10.0
 """Seconds for TLS, and for all that a WebSocket needs before it."""
@@ -55,9 +52,9 @@ class Dialler:
 
     async def _connect(self, host: Host) -> socket.socket:
         if host.proxy is not None:
-            connected = await connect_through(host.proxy, host.address, host.port, connect)
+            connected = await connect_through(host.proxy, host.address, host.port, connect_to_name)
         else:
-            connected = await connect_to_first(await endpoints_of(host), deadline=CONNECT_DEADLINE)
+            connected = await connect_to(host)
         tune(connected, host.dead_after)
         return connected
 
@@ -85,7 +82,7 @@ class Dialler:
         try:
             async with asyncio.timeout(CONNECT_DEADLINE + HANDSHAKE_DEADLINE):
                 return await dial_websocket(
-                    host, context, lambda certificate: require_pinned(host, certificate), connect)
+                    host, context, lambda certificate: require_pinned(host, certificate), connect_to_name)
         except TimeoutError:
             raise DeadlineFault(f"no WebSocket for {HANDSHAKE_DEADLINE:.0f} s") from None
 
@@ -119,8 +116,3 @@ def require_pinned(host: Host, certificate: bytes | None) -> None:
 
 DIAL_TO_ENROL = Dialler(lambda: None)
 """Dials as nobody: the host lets such a one enrol, and nothing else."""
-
-
-async def connect(name: str, port: int) -> socket.socket:
-    """A non-blocking TCP socket to the first address of *name* that answers. UnreachableFault."""
-    return await connect_to_first(await endpoints_of_name(name, port), deadline=CONNECT_DEADLINE)

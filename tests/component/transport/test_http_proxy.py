@@ -11,7 +11,7 @@ import pytest
 
 from usbip_agent.errors import Fault, RefusedFault, UnreachableFault
 from usbip_agent.policy.proxy import Proxy
-from usbip_agent.transport.dial import connect
+from usbip_agent.transport.connecting import connect_to_name as connect
 from usbip_agent.transport.http_proxy import connect_through
 from usbip_agent.transport.stream import receive_exactly
 

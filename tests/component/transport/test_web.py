@@ -22,7 +22,7 @@ from usbip_agent.policy import hosts
 from usbip_agent.policy.proxy import Proxy
 from usbip_agent.policy.transports import Transport
 from usbip_agent.transport import websocket_client
-from usbip_agent.transport.dial import connect
+from usbip_agent.transport.connecting import connect_to_name as connect
 from usbip_agent.transport.stream import Stream
 from usbip_agent.transport.websocket_dial import dial_websocket
 

@@ -1,13 +1,9 @@
-"""Names, addresses, and the first address that answers."""
+"""Names and their addresses."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +13,7 @@ from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.proxy import Proxy
 from usbip_agent.policy.transports import Transport
 from usbip_agent.transport import names
-from usbip_agent.transport.names import Endpoint, connect_to_first, dialled, endpoints_of, endpoints_of_name
+from usbip_agent.transport.names import Endpoint, dialled, endpoints_of, endpoints_of_name
 from usbip_agent.transport.services import ServiceRecord
 
 PLAIN = Transport.PLAIN
@@ -108,99 +104,3 @@ async def test_targets_of_a_service(answers: dict[str, list[Any]], monkeypatch: 
     answers["a"] = ["2001:db8::7", "192.0.2.7"]
     assert [(each.name, each.port) for each in await endpoints_of(host)] == [
         ("a", 3240), ("a", 3240), ("b", 3241)]
-
-
-# Which one answers first.
-
-Place = Callable[[str], Endpoint]
-
-
-def endpoint(listener: socket.socket, name: str = "lab") -> Endpoint:
-    address, port = listener.getsockname()
-    return Endpoint(address, port, socket.AF_INET, (address, port), name)
-
-
-@pytest.fixture
-def places() -> Iterator[dict[str, Place]]:
-    """``open``, ``shut`` (refuses) and ``silent`` (answers nothing), each to be called by a name."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        silent = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
-        waiting = stack.enter_context(socket.socket())  # it fills the queue; all other SYNs are dropped
-        waiting.connect(silent.getsockname())
-        with socket.create_server(("127.0.0.3", 0)) as shut:
-            refusing = endpoint(shut)
-        yield {"open": lambda name: endpoint(listening, name), "silent": lambda name: endpoint(silent, name),
-               "shut": lambda name: replace(refusing, name=name)}
-
-
-async def _address_of_first(endpoints: list[Endpoint], deadline: float = 10.0) -> str:
-    with await connect_to_first(endpoints, deadline=deadline) as connected:
-        assert not connected.getblocking()
-        address: str = connected.getpeername()[0]
-        return address
-
-
-async def test_the_first_that_answers(places: dict[str, Place]) -> None:
-    at_once = [places["open"]("lab"), places["silent"]("lab")]
-    assert await _address_of_first(at_once) == "127.0.0.1"
-    after_a_refusal = [places["shut"]("lab"), places["open"]("lab")]
-    assert await _address_of_first(after_a_refusal) == "127.0.0.1"
-
-
-async def test_a_silent_address_has_a_short_head_start(places: dict[str, Place],
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "TARGET_HEAD_START", 60.0)
-    before = asyncio.get_running_loop().time()
-    assert await _address_of_first([places["silent"]("lab"), places["open"]("lab")]) == "127.0.0.1"
-    assert names.HEAD_START <= asyncio.get_running_loop().time() - before < 5
-
-
-async def test_another_target_waits_longer(places: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "TARGET_HEAD_START", 0.6)
-    before = asyncio.get_running_loop().time()
-    assert await _address_of_first([places["silent"]("a"), places["open"]("b")]) == "127.0.0.1"
-    assert asyncio.get_running_loop().time() - before >= 0.6
-
-
-async def test_another_target_is_tried_at_once_when_all_before_have_failed(
-        places: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "TARGET_HEAD_START", 60.0)
-    targets = [places["shut"]("a"), places["shut"]("a"), places["open"]("b")]
-    assert await _address_of_first(targets, deadline=5) == "127.0.0.1"
-
-
-async def test_each_kind_of_failure_is_named_once(places: dict[str, Place]) -> None:
-    with pytest.raises(UnreachableFault) as caught:
-        await connect_to_first([places["shut"]("lab"), places["shut"]("lab")], deadline=10)
-    assert caught.value.what == "connection refused"
-    with pytest.raises(UnreachableFault) as caught:
-        await connect_to_first([places["shut"]("lab"), places["silent"]("lab")], deadline=1)
-    assert caught.value.what == "connection refused, no answer for 1 s"
-    with pytest.raises(UnreachableFault, match="no address"):
-        await connect_to_first([], deadline=1)
-    with pytest.raises(UnreachableFault, match="address family not supported"):
-        await connect_to_first([Endpoint("x", 1, 99, ("x", 1), "x")], deadline=1)
-
-
-async def test_no_socket_stays_open(places: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[socket.socket] = []
-
-    class Noted(socket.socket):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            opened.append(self)
-
-    monkeypatch.setattr(names, "HEAD_START", 0.0)
-    monkeypatch.setattr(socket, "socket", Noted)
-    silent = [places["silent"]("lab")] * 3
-    (await connect_to_first([*silent, places["open"]("lab"), places["open"]("lab")], deadline=10)).close()
-    task = asyncio.ensure_future(connect_to_first(silent, deadline=60))
-    while len(opened) < 7:
-        await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.sleep(0)
-    assert [each.fileno() for each in opened] == [-1] * len(opened)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
