@@ -19,7 +19,7 @@ from usbip_agent.errors import (
 from usbip_agent.names import Journal
 from usbip_agent.policy.usbipa import Listener
 from usbip_agent.service import journal
-from usbip_agent.transport.stream import Stream, broken, receive_exactly, send_all
+from usbip_agent.transport.stream import SilentEnd, Stream, broken, receive_exactly, send_all
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,7 @@ async def receive_request(stream: Stream) -> wire.Request:
     """The request, read to the byte. ProtocolFault as soon as it cannot become one."""
     header = await receive_exactly(stream.socket, wire.HEADER.size)
     wire.decode_request_header(header)
-    body = await receive_exactly(stream.socket, wire.REQUEST_SIZE - len(header))
-    return wire.decode_request(header + body)
+    return wire.decode_request(await receive_exactly(stream.socket, wire.REQUEST_SIZE, header))
 
 
 def _expect_silence(connected: socket.socket) -> None:
@@ -215,4 +214,5 @@ def _complain(peer: str, error: Fault | OSError, offer: Offer | None = None) -> 
     fields = {Journal.PEER: peer, Journal.REASON: str(error), Journal.CODE: code}
     if offer:
         fields[Journal.BUS_ID] = offer.device.bus_id
-    journal.transition(log, logging.WARNING, what, fields)
+    level = logging.DEBUG if isinstance(error, SilentEnd) else logging.WARNING
+    journal.transition(log, level, what, fields)

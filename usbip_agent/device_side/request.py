@@ -40,5 +40,7 @@ async def settle_reply(stream: Stream, deadline: float = REPLY_DEADLINE) -> None
         async with asyncio.timeout(deadline):
             if wire.is_return_code(await peek_exactly(stream.socket, wire.RETURN_CODE.size)):
                 await receive_exactly(stream.socket, wire.RETURN_CODE.size)
+    except ProtocolFault as fault:
+        raise ProtocolFault(f"after its OK, {fault.what}") from None
     except TimeoutError:
         raise DeadlineFault(f"the host said OK and then nothing for {deadline:.0f} s") from None

@@ -11,7 +11,7 @@ from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
 from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
-from usbip_agent.transport.connecting import CONNECT_DEADLINE, connect_to, connect_to_name
+from usbip_agent.transport.connecting import connect_to, connect_to_name
 from usbip_agent.transport.http_proxy import connect_through
 from usbip_agent.transport.stream import Stream, plain_stream, tune
 from usbip_agent.transport.tls import (
@@ -19,7 +19,10 @@ from usbip_agent.transport.tls import (
 )
 
 HANDSHAKE_DEADLINE = 10.0
-"""Seconds for TLS, and for all that a WebSocket needs before it."""
+"""Seconds for TLS."""
+
+WEBSOCKET_DEADLINE = 20.0
+"""Seconds for a WebSocket and all that it needs, from the name to the TLS inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,11 @@ class Dialler:
         _require_pin(host)
         context = client_context(self._credentials(host), host.ca)
         try:
-            async with asyncio.timeout(CONNECT_DEADLINE + HANDSHAKE_DEADLINE):
+            async with asyncio.timeout(WEBSOCKET_DEADLINE):
                 return await dial_websocket(
                     host, context, lambda certificate: require_pinned(host, certificate), connect_to_name)
         except TimeoutError:
-            raise DeadlineFault(f"no WebSocket for {HANDSHAKE_DEADLINE:.0f} s") from None
+            raise DeadlineFault(f"no WebSocket for {WEBSOCKET_DEADLINE:g} s") from None
 
     def _credentials(self, host: Host) -> Credentials | None:
         if host.certificate is not None and host.key is not None:

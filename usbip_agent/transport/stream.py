@@ -56,6 +56,10 @@ class Stream:
         await self.end_relay()
 
 
+class SilentEnd(ProtocolFault):
+    """The other side went without a word, as port scans, load balancers and our own probes do."""
+
+
 def broken(error: OSError) -> ProtocolFault:
     """What it means that a call on a connected socket fails."""
     return ProtocolFault(f"the connection broke: {(error.strerror or str(error)).lower()}")
@@ -104,28 +108,26 @@ def shut_down(connected: socket.socket) -> None:
         pass  # it has ended already
 
 
-async def receive_exactly(connected: socket.socket, count: int) -> bytes:
-    """*count* bytes and not one more. ProtocolFault when the other side ends before.
+async def receive_exactly(connected: socket.socket, count: int, begun: bytes = b"") -> bytes:
+    """*count* bytes and not one more; *begun* are those of them that were received before.
 
-    The caller sets the deadline. OSError (a reset) becomes a ProtocolFault too.
+    The caller sets the deadline. ProtocolFault when the other side ends before, SilentEnd if it said nothing.
     """
     loop = asyncio.get_running_loop()
-    received = b""
+    received = begun
     while len(received) < count:
         try:
             chunk = await loop.sock_recv(connected, count - len(received))
         except OSError as error:
-            raise broken(error) from None
+            raise _end_after(len(received), count, error) from None
         if not chunk:
-            raise ProtocolFault(
-                f"the other side hung up after {len(received)} of {count} bytes" if received
-                else "the other side hung up without a word")
+            raise _end_after(len(received), count)
         received += chunk
     return received
 
 
 async def peek_exactly(connected: socket.socket, count: int) -> bytes:
-    """The next *count* bytes, left where they are. ProtocolFault when the other side ends before."""
+    """The next *count* bytes, left where they are. Faults as of ``receive_exactly``."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
     try:
         while True:
@@ -135,13 +137,23 @@ async def peek_exactly(connected: socket.socket, count: int) -> bytes:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise broken(error) from None
+                raise _end_after(0, count, error) from None
             if len(peeked) == count:
                 return peeked
             if not peeked or await _has_ended(connected):
-                raise ProtocolFault("the other side hung up after its OK")
+                raise _end_after(len(peeked), count)
     finally:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _end_after(received: int, count: int, error: OSError | None = None) -> ProtocolFault:
+    if error is not None:
+        what = broken(error).what
+    elif received:
+        what = f"the other side hung up after {received} of {count} bytes"
+    else:
+        what = "the other side hung up without a word"
+    return ProtocolFault(what) if received else SilentEnd(what)
 
 
 async def send_all(connected: socket.socket, data: bytes) -> None:

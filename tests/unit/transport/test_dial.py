@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from usbip_agent.errors import ProtocolFault, UnreachableFault
+from usbip_agent.errors import DeadlineFault, ProtocolFault, UnreachableFault
 from usbip_agent.identity.own import ensure_identity
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
@@ -82,3 +82,12 @@ async def test_a_machine_without_descriptors_goes_on_to_the_next_host(
     monkeypatch.setattr(Dialler, "_connect", exhausted)
     with pytest.raises(UnreachableFault, match="^too many open files$"):
         await Dialler(lambda: None)(Host("lab", "192.0.2.7", 3240, Transport.PLAIN))
+
+
+async def test_how_long_a_websocket_was_waited_for(
+        monkeypatch: pytest.MonkeyPatch, listening: socket.socket) -> None:
+    monkeypatch.setattr(dial, "WEBSOCKET_DEADLINE", 0.05)
+    silent = Host("lab", transport=Transport.WSS, fingerprint="sha256:" + "0" * 64,
+                  url=f"wss://127.0.0.1:{listening.getsockname()[1]}/")
+    with pytest.raises(DeadlineFault, match="^no WebSocket for 0.05 s$"):
+        await Dialler(lambda: None)(silent)

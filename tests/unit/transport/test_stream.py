@@ -82,7 +82,7 @@ async def test_nothing_after_an_ok_is_a_fault(pair: tuple[socket.socket, socket.
     with pytest.raises(DeadlineFault):
         await settle_reply(stream_of(pair), deadline=0.05)
     pair[1].close()
-    with pytest.raises(ProtocolFault):
+    with pytest.raises(ProtocolFault, match="^after its OK, the other side hung up without a word$"):
         await settle_reply(stream_of(pair))
 
 
