@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 from usbip_agent.device import Device
 from usbip_agent.errors import DeadlineFault, KernelFault, NotExportableFault, UnknownDeviceFault
 from usbip_agent.kernel import sysfs
-from usbip_agent.blocking import in_thread
+from usbip_agent.blocking import in_thread, in_turn
 
 UNLINK_DEADLINE = 30.0
 """Seconds for the stub to let go of a dead link: it stops its threads, frees URBs and resets the device."""
@@ -68,10 +69,18 @@ def link_status_in(directory: Path) -> LinkStatus:
 
 
 async def hand_over_in(directory: Path, bus_id: str, link: socket.socket) -> None:
-    """Writes the number of *link* to ``usbip_sockfd``. Whatever is wrong, the kernel says EINVAL."""
+    """Writes the number of *link* to ``usbip_sockfd``. Whatever is wrong, the kernel says EINVAL.
+
+    DeadlineFault: the link is ended then, as the kernel may take it yet.
+    """
+    attribute = directory / "usbip_sockfd"
     try:
-        await in_thread(
-            f"hand over {bus_id}", lambda: sysfs.write(directory / "usbip_sockfd", str(link.fileno())))
+        await in_turn("hand over", bus_id, lambda turn: in_thread(
+            f"hand over {bus_id}", lambda: _write_number(attribute, link), deadline=None))
+    except DeadlineFault:
+        with suppress(OSError):  # its peer was first
+            link.shutdown(socket.SHUT_RDWR)
+        raise
     except KernelFault as fault:
         if fault.errno in (errno.ENOENT, errno.ENODEV):
             raise UnknownDeviceFault(f"{bus_id} was unplugged") from None
@@ -79,6 +88,16 @@ async def hand_over_in(directory: Path, bus_id: str, link: socket.socket) -> Non
         if status is LinkStatus.ERROR:
             raise NotExportableFault(f"{bus_id} no longer answers on the bus", hint="replug it") from None
         raise
+
+
+def _write_number(attribute: Path, link: socket.socket) -> None:
+    """A number of its own: *link* may be closed, and its number another's, before the kernel looks."""
+    try:
+        ours = link.dup()
+    except OSError as error:
+        raise KernelFault(f"{attribute}: {error.strerror}", errno=error.errno or errno.EIO) from None
+    with ours:
+        sysfs.write(attribute, str(ours.fileno()))
 
 
 async def wait_until_unlinked(exporter: Exporter, device: Device, deadline: float = UNLINK_DEADLINE) -> None:

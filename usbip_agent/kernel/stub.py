@@ -21,7 +21,7 @@ from usbip_agent.errors import (
     BusyFault, Fault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault,
 )
 from usbip_agent.kernel import sysfs
-from usbip_agent.blocking import in_thread
+from usbip_agent.blocking import Turn, in_thread, in_turn
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
 from usbip_agent.kernel.holds import Holds
 
@@ -69,32 +69,43 @@ class Stub:
         self.require_module()
         if self.holds(device):
             return  # a re-export needs no rebind
-        await in_thread(f"open {device.bus_id}", lambda: self._open(device))
+        await in_turn("bind", device.bus_id, lambda turn: self._claim(device, turn))
+
+    async def _claim(self, device: Device, turn: Turn) -> None:
+        await in_thread(f"open {device.bus_id}", lambda: self._open(device), deadline=None)
         self._holds.keep(device)  # before the bind: it cannot be made good later
         try:
-            await in_thread(f"bind {device.bus_id}", lambda: self._bind(device))
+            await in_thread(f"bind {device.bus_id}", lambda: self._bind(device, turn), deadline=None)
         except Fault:
             self._holds.let_go(device.enumeration)
             raise
         self._let_go(set(self._holds.in_place_of(device.bus_id)) - {device.enumeration})
         await self._refuse_successor(device)
+        if turn.given_up:
+            await self._return(device)
 
     async def _refuse_successor(self, device: Device) -> None:
         """When another one took the place in the midst of the claim: nobody has said that it may be taken."""
         bus_number, number = self._number_in(device.bus_id)
         if number not in (0, device.device_number):
-            await self.give_back(replace(device, bus_number=bus_number, device_number=number))
+            await self._return(replace(device, bus_number=bus_number, device_number=number))
             raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
 
     async def hand_over(self, device: Device, link: socket.socket) -> None:
         await hand_over_in(self._directory(device), device.bus_id, link)
 
     async def give_back(self, device: Device) -> None:
-        if await in_thread(f"unbind {device.bus_id}", lambda: self._give_back(device)):
+        await in_turn("unbind", device.bus_id, lambda turn: self._return(device))
+
+    async def _return(self, device: Device) -> None:
+        if await in_thread(f"unbind {device.bus_id}", lambda: self._give_back(device), deadline=None):
             self._let_go(self._holds.in_place_of(device.bus_id))
 
     async def resume(self, device: Device) -> None:
-        await in_thread(f"open {device.bus_id}", lambda: self._hold(device))
+        await in_turn("open", device.bus_id, lambda turn: self._resume(device))
+
+    async def _resume(self, device: Device) -> None:
+        await in_thread(f"open {device.bus_id}", lambda: self._hold(device), deadline=None)
         self._holds.keep(device)
 
     async def forget(self, device: Device) -> None:
@@ -127,9 +138,11 @@ class Stub:
             raise BusyFault(FULL)
         self._hold(device)
 
-    def _bind(self, device: Device) -> None:
+    def _bind(self, device: Device, turn: Turn) -> None:
+        turn.check()
         try:
             self._unbind_local_driver(device)  # which may take a second: its caches are written out
+            turn.check()
             if not self.is_present(device) or self._holds.is_gone(device, self._directory(device)):
                 raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
             sysfs.write(self._driver / "match_busid", f"add {device.bus_id}")
@@ -175,8 +188,11 @@ class Stub:
 
     async def _forget_place(self, bus_id: str, held: Collection[Enumeration]) -> None:
         """The devices that were held are gone; the entry of their place is not."""
-        if held:
-            await in_thread(f"forget {bus_id}", lambda: self._clear_entry(bus_id))
+        if held:  # and what hangs goes on soon, as they are gone
+            await in_turn("forget", bus_id, lambda turn: self._forget_held(bus_id, held), patient=True)
+
+    async def _forget_held(self, bus_id: str, held: Collection[Enumeration]) -> None:
+        await in_thread(f"forget {bus_id}", lambda: self._clear_entry(bus_id), deadline=None)
         self._let_go(held)
 
     def _clear_entry(self, bus_id: str) -> None:
