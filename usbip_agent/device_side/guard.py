@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from usbip_agent.blocking import in_thread
+from usbip_agent.blocking import in_thread, in_turn
 from usbip_agent.device import Device, Kind
 from usbip_agent.device_side.interlock import reasons_against
 from usbip_agent.errors import BlockedFault, BusyFault, UnreachableFault
@@ -40,7 +40,8 @@ class Guard:
             found = await asyncio.gather(*(_addresses_of(host) for host in needed))
             addresses = {host.name: each for host, each in zip(needed, found)}
         every = [address for each in addresses.values() for address in each]
-        usage = await in_thread(f"examine {device.bus_id}", lambda: read_usage(directory, every))
+        usage = await in_turn("examine", device.bus_id, lambda turn: in_thread(
+            f"examine {device.bus_id}", lambda: read_usage(directory, every), deadline=None))
         reasons = reasons_against(usage, addresses)
         if reasons:
             raise BlockedFault("; ".join(reasons))
@@ -62,7 +63,7 @@ class Guard:
         try:
             yield
         finally:
-            stillness.end()
+            await stillness.end()
 
 
 async def _addresses_of(host: Host) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from usbip_agent.blocking import in_thread
-from usbip_agent.errors import BusyFault, KernelFault
+from usbip_agent.blocking import Turn, in_thread, in_turn
+from usbip_agent.errors import BusyFault, Fault, KernelFault
 from usbip_agent.kernel import sysfs
 from usbip_agent.kernel.mounts import PROC, mounts, swaps
 
@@ -196,8 +196,16 @@ class Stillness:
     def __init__(self, descriptors: list[int]) -> None:
         self._descriptors = descriptors
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Lets go of them. After the device was taken away they are gone anyway."""
+        if self._descriptors:
+            try:
+                await in_thread("let go of disks", self.close)
+            except Fault as fault:
+                log.warning("%s", fault)
+
+    def close(self) -> None:
+        """Lets go of them, and waits where the kernel still tries to reach the device."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -209,8 +217,16 @@ async def keep_still(directory: Path, places: Places = Places()) -> Stillness:
     take the device. BusyFault when something was faster; KernelFault when what was written is lost already;
     DeadlineFault.
     """
-    return await in_thread(
-        f"flush {directory.name}", lambda: _keep_still(directory, places), deadline=FLUSH_DEADLINE)
+    return await in_turn("flush", directory.name, lambda turn: _stillness_of(directory, places, turn),
+                         deadline=FLUSH_DEADLINE)
+
+
+async def _stillness_of(directory: Path, places: Places, turn: Turn) -> Stillness:
+    stillness = await in_thread(
+        f"flush {directory.name}", lambda: _keep_still(directory, places), deadline=None)
+    if turn.given_up:  # else the device would be in use for ever, by us
+        await in_thread(f"close {directory.name}", stillness.close, deadline=None)
+    return stillness
 
 
 async def flush(directory: Path, places: Places = Places()) -> None:
@@ -218,7 +234,8 @@ async def flush(directory: Path, places: Places = Places()) -> None:
 
     For a device that is taken although something uses it. It keeps nobody out. DeadlineFault.
     """
-    await in_thread(f"flush {directory.name}", lambda: _flush(directory, places), deadline=FLUSH_DEADLINE)
+    await in_turn("flush", directory.name, lambda turn: in_thread(
+        f"flush {directory.name}", lambda: _flush(directory, places), deadline=None), deadline=FLUSH_DEADLINE)
 
 
 def _flush(directory: Path, places: Places) -> None:
@@ -248,7 +265,7 @@ def _keep_still(directory: Path, places: Places) -> Stillness:
         for descriptor in descriptors:
             os.fsync(descriptor)
     except OSError as error:
-        stillness.end()
+        stillness.close()
         nodes = ", ".join(block.node for block in blocks)
         if error.errno == errno.EBUSY:
             raise BusyFault(f"{nodes}: something has just begun to use it") from None
@@ -274,7 +291,7 @@ def _open_all(blocks: Iterable[Block], places: Places) -> tuple[list[int], bool]
             descriptors.append(_open(block, places, alone=block.name not in disks))
         except OSError as error:
             if error.errno == errno.EBUSY:
-                Stillness(descriptors).end()
+                Stillness(descriptors).close()
                 raise
             if error.errno not in (errno.ENOMEDIUM, errno.ENOENT, errno.ENXIO, errno.ENODEV):
                 log.debug("%s: %s", block.node, os.strerror(error.errno or 0))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.component.kernel.tree import KEYBOARD, POWER_BUTTON, FakeRoutes, Machine
+from tests.unit.device_side.samples import STICK
+from tests.unit.device_side.world import PATIENCE, until
+from usbip_agent import blocking
+from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.interlock import reasons_against
-from usbip_agent.errors import BusyFault, KernelFault
+from usbip_agent.errors import BusyFault, DeadlineFault, KernelFault
+from usbip_agent.kernel import block_devices
 from usbip_agent.kernel.block_devices import flush, keep_still
 from usbip_agent.kernel.usage import Usage, read_usage
 
@@ -181,9 +188,43 @@ async def test_kept_still_the_device_stays_as_it_was_seen(machine: Machine) -> N
     before = len(os.listdir("/proc/self/fd"))
     stillness = await keep_still(device, machine.places)
     assert len(os.listdir("/proc/self/fd")) == before + 3
-    stillness.end()
-    stillness.end()
+    await stillness.end()
+    await stillness.end()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_what_is_still_too_late_is_let_go(
+        machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the device would be in use for ever: by us."""
+    device = machine.device("1-1")
+    machine.disk(device, "sda", "8:0", ("sda1", "8:1"))
+    before, answers = len(os.listdir("/proc/self/fd")), threading.Event()
+    monkeypatch.setattr(block_devices, "FLUSH_DEADLINE", 0.05)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: answers.wait(PATIENCE))
+    for _ in range(2):
+        with pytest.raises(DeadlineFault, match="^flush 1-1: the kernel has not answered since"):
+            await keep_still(device, machine.places)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    with pytest.raises(DeadlineFault, match="^flush 1-1: the kernel has not answered since"):
+        await Guard().examine(replace(STICK, sys_path=str(device)), ())
+    answers.set()
+    await until(lambda: not blocking._turns)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_close_that_waits_for_the_device_holds_nothing_up(
+        machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = machine.device("1-1")
+    machine.disk(device, "sda", "8:0")
+    stillness = await keep_still(device, machine.places)
+    really, closed_by = os.close, []
+
+    def close(descriptor: int) -> None:
+        closed_by.append(threading.current_thread())
+        really(descriptor)
+    monkeypatch.setattr(os, "close", close)
+    await stillness.end()
+    assert closed_by and threading.current_thread() not in closed_by
 
 
 @pytest.mark.parametrize(("fails", "fault", "words"), [
@@ -219,7 +260,7 @@ async def test_nodes_that_may_not_be_opened_are_flushed_with_all_others(
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "sync", lambda: synced.append(True))
     assert reasons(machine, device) == ()
-    (await keep_still(device, machine.places)).end()
+    await (await keep_still(device, machine.places)).end()
     assert synced
 
 

@@ -53,7 +53,7 @@ class System:
             raise BusyFault("/dev/sda1: something has just begun to use it")
         return self
 
-    def end(self) -> None:
+    async def end(self) -> None:
         self.done.append("end")
 
 
