@@ -9,8 +9,8 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from usbip_agent.errors import ProtocolFault, RefusedFault
 from usbip_agent.identity.fingerprint import fingerprint_of
@@ -56,6 +56,15 @@ def transport_of(first_bytes: bytes) -> ListenerTransport:
     raise ProtocolFault(f"it begins with {first_bytes.hex()}: neither USB/IP nor TLS nor a WebSocket")
 
 
+class Who(NamedTuple):
+    """Who is at the other end."""
+
+    node: str | None = None
+    """The authenticated name."""
+    certificate: str = ""
+    """Fingerprint of the certificate that *node* has enrolled with; empty where a CA, or nobody, vouches."""
+
+
 @dataclass(slots=True)
 class Doors:
     """Makes a stream of an accepted connection. ``dead_after`` says, in seconds, when a link is dead."""
@@ -78,42 +87,44 @@ class Doors:
         tune(connection, self.dead_after())
         match transport:
             case ListenerTransport.TLS:
-                stream = await self._through_tls(connection, listener)
+                stream, who = await self._through_tls(connection, listener)
             case ListenerTransport.WS:
-                stream = await self._through_websocket(connection, listener)
+                stream, who = await self._through_websocket(connection, listener)
             case ListenerTransport.PLAIN:
                 return plain_stream(connection)
-        if stream.node is not None:
-            self.guests.seen(stream.node, stream.peer, now_for_people())
-        return stream
+        if who.node is not None:
+            self.guests.seen(who.node, stream.peer, now_for_people())
+        return replace(stream, node=who.node, certificate=who.certificate)
 
-    async def _through_tls(self, connection: socket.socket, listener: Listener) -> Stream:
+    async def _through_tls(self, connection: socket.socket, listener: Listener) -> tuple[Stream, Who]:
         tls = await handshake(connection, self._context(listener), server_side=True)
         try:
-            node = self._node_of(peer_certificate(tls), peer_common_name(tls.getpeercert()), listener)
-            return await stream_over(tls, node)
+            who = self._who(peer_certificate(tls), peer_common_name(tls.getpeercert()), listener)
+            return await stream_over(tls, who.node), who
         except BaseException:
             tls.close()
             raise
 
-    async def _through_websocket(self, connection: socket.socket, listener: Listener) -> Stream:
+    async def _through_websocket(
+            self, connection: socket.socket, listener: Listener) -> tuple[Stream, Who]:
         from usbip_agent.transport.websocket_accept import accept_websocket  # costs memory, and few need it
 
         return await accept_websocket(
             connection, self._context(listener),
-            lambda certificate, names: self._node_of(certificate, peer_common_name(names), listener),
+            lambda certificate, names: self._who(certificate, peer_common_name(names), listener),
             dead_after=self.dead_after())
 
-    def _node_of(self, certificate: bytes | None, common_name: str, listener: Listener) -> str | None:
-        """The authenticated name; None without a certificate. RefusedFault when nobody vouches for it."""
+    def _who(self, certificate: bytes | None, common_name: str, listener: Listener) -> Who:
+        """Who shows *certificate*; nobody without one. RefusedFault when nobody vouches for it."""
         if certificate is None:
-            return None
-        enrolled = self.guests.name_of(fingerprint_of(certificate))
+            return Who()
+        fingerprint = fingerprint_of(certificate)
+        enrolled = self.guests.name_of(fingerprint)
         if enrolled is not None:
-            return enrolled
+            return Who(enrolled, fingerprint)
         if listener.ca is not None and common_name:
             try:
-                return system_name(common_name)
+                return Who(system_name(common_name))
             except ValueError as error:
                 raise RefusedFault(f"the name in its certificate is no node's: {error}") from None
         raise RefusedFault("its certificate is not that of an enrolled node")

@@ -28,6 +28,8 @@ class Offer:
     transport: str
     node: str | None = None
     """The authenticated node; None on a plain connection."""
+    certificate: str = ""
+    """Fingerprint of the certificate that *node* has enrolled with; empty where a CA, or nobody, vouches."""
 
     @property
     def devid(self) -> int:
@@ -149,6 +151,7 @@ class Imports:
     def to_be_ended_by(self, offer: Offer) -> Import:
         """The import that an UNEXPORT of *offer* means. RefusedFault when there is none, or more than one."""
         found = self.replaced_by(offer)
+        found = tuple(each for each in found if each.state is not ImportState.DETACHING) or found
         if not found:
             raise RefusedFault(f"{offer.description} is not imported from there")
         if len(found) > 1:

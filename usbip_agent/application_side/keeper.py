@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from usbip_agent.application_side.adoption import Adoption
 from usbip_agent.application_side.imports import Import, Offer
 from usbip_agent.application_side.life import END_DEADLINE, Life, Surroundings
-from usbip_agent.errors import DeadlineFault, Fault
+from usbip_agent.errors import DeadlineFault
 from usbip_agent.report import ImportState
 from usbip_agent.service.clock import now_for_people
 
@@ -27,6 +27,8 @@ class Keeper:
         self._around = around
         self._imports = around.imports
         self._lives: set[Life] = set()
+        self._given_up: set[Life] = set()
+        """Those whose port was waited for in vain by who is to replace them."""
 
     def __iter__(self) -> Iterator[Import]:
         return iter(self._imports)
@@ -35,13 +37,23 @@ class Keeper:
         """The import that an UNEXPORT of *offer* means; RefusedFault without exactly one."""
         return self._imports.to_be_ended_by(offer)
 
-    async def reserve(self, offer: Offer, rule: str) -> Life:
-        """A port for *offer*, after ending what it replaces. NoFreePortFault, ModuleFault."""
-        for old in self._imports.replaced_by(offer):
-            try:
-                await self.end(old.port, f"exported again by {offer.peer}", deadline=REPLACE_DEADLINE)
-            except Fault as fault:
-                log.info("%s", fault)  # gone meanwhile, or stuck: then another port will do
+    async def make_way(self, offer: Offer) -> bool:
+        """Ends what *offer* replaces. True when that took time, in which everything may have become another.
+
+        What the kernel does not let go of in time is waited for no more: another port will do.
+        """
+        old = [self._at(each.port) for each in self._imports.replaced_by(offer)]
+        ending = [life for life in old if life not in self._given_up]
+        for life in ending:
+            life.end(f"exported again by {offer.peer}")
+        for life, fault in zip(ending, await _wait_gone(ending, REPLACE_DEADLINE), strict=True):
+            if fault is not None:
+                log.info("%s", fault)
+                self._given_up.add(life)
+        return bool(ending)
+
+    def reserve(self, offer: Offer, rule: str) -> Life:
+        """A port for *offer*, at once. NoFreePortFault, ModuleFault."""
         entry = self._imports.reserve(offer, rule, self._around.ports.rows(), now_for_people())
         return self._life(entry.port)
 
@@ -57,7 +69,7 @@ class Keeper:
             life.end("the kernel has given the port up")
         life.adopt(record.descriptor, link)
 
-    async def end(self, port: int, reason: str, *, deadline: float = END_DEADLINE) -> None:
+    async def end(self, port: int, reason: str) -> None:
         """Ends the import on *port* and returns when the port is free.
 
         UnknownDeviceFault when it is none of ours, DeadlineFault when the kernel does not let go.
@@ -65,16 +77,16 @@ class Keeper:
         self._imports.at(port)
         life = self._at(port)
         life.end(reason)
-        await life.wait_gone(deadline)
+        await life.wait_gone()
 
     async def end_all(self, reason: str, *, which: Callable[[Import], bool] = lambda entry: True) -> None:
         """Ends every import of *which*, all at once. What the kernel does not free in time is logged."""
         ending = [self._at(entry.port) for entry in self._imports if which(entry)]
         for life in ending:
             life.end(reason)
-        for outcome in await asyncio.gather(*(life.wait_gone() for life in ending), return_exceptions=True):
-            if isinstance(outcome, DeadlineFault):
-                log.error("%s", outcome)
+        for fault in await _wait_gone(ending, END_DEADLINE):
+            if fault is not None:
+                log.error("%s", fault)
 
     async def leave(self, deadline: float) -> None:
         """Leaves all imports to the next process, attached; see ``Life.leave``."""
@@ -87,9 +99,25 @@ class Keeper:
                 self._at(entry.port).look()
 
     def _life(self, port: int) -> Life:
-        life = Life(self._around, port, self._lives.discard)
+        life = Life(self._around, port, self._forget)
         self._lives.add(life)
         return life
 
+    def _forget(self, life: Life) -> None:
+        self._lives.discard(life)
+        self._given_up.discard(life)
+
     def _at(self, port: int) -> Life:
         return next(life for life in self._lives if life.port == port)
+
+
+async def _wait_gone(lives: Sequence[Life], deadline: float) -> list[DeadlineFault | None]:
+    """Waits for all *lives* at once; for each, the fault when its port is not free in time."""
+    async def wait(life: Life) -> DeadlineFault | None:
+        try:
+            await life.wait_gone(deadline)
+        except DeadlineFault as fault:
+            return fault
+        return None
+
+    return await asyncio.gather(*map(wait, lives))

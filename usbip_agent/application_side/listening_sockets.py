@@ -60,7 +60,7 @@ class Shelf:
             self._found[place] = found
 
     def make_way(self, wanted: Collection[Place]) -> None:
-        """Closes what was found beside *wanted* on their ports: an address and all of them exclude each other.
+        """Closes what was found beside *wanted* on their ports: one address and all exclude each other.
 
         The configuration was changed before the restart, and it is we who would be in our own way.
         """

@@ -137,10 +137,11 @@ class _Daemon:
         self._listeners = Listeners(
             lambda connection, listener: self._negotiator.serve(connection, listener), options.ip_versions,
             self._shelf)
-        self._usbipa = Usbipa(options.load_policy, self._keeper, self._listeners,
-                              lambda: self._vhci.is_loaded, Overrides(options.port))
         self._registrar = Registrar(
             state_directory(USBIPA), runtime, host=entry_name(), fingerprint=own.fingerprint if own else "")
+        self._usbipa = Usbipa(options.load_policy, self._keeper, self._listeners,
+                              lambda: self._vhci.is_loaded, self._registrar.known.name_of,
+                              Overrides(options.port))
         self._negotiator = Negotiator(
             self._usbipa, Doors(_credentials(own), self._registrar.known, lambda: self._usbipa.dead_after),
             lambda stream: serve_enrolment(stream, self._registrar), self._listeners.heard)

@@ -118,7 +118,8 @@ class Negotiator:
 
     async def _answer(self, stream: Stream, request: wire.Request) -> None:
         self._heard()
-        offer = Offer(request.device, str(stream.address), stream.peer, stream.transport, stream.node)
+        offer = Offer(request.device, str(stream.address), stream.peer, stream.transport, stream.node,
+                      stream.certificate)
         if request.operation is wire.Operation.UNEXPORT:
             await self._unexport(stream, offer)
             return

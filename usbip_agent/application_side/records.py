@@ -48,6 +48,8 @@ class _Stored:
     transport: str
     rule: str
     since: int
+    certificate: str = ""
+    """Fingerprint, as ``Offer`` has it. Not written before 1.0."""
 
 
 class RecordKeeping(Protocol):
@@ -69,7 +71,8 @@ class Records:
         self._store.put(str(record.port), _Stored(
             record.port, record.descriptor, offer.device.bus_id,
             encode_request(Request(Operation.EXPORT, offer.device)).hex(),
-            offer.node or "", offer.address, offer.peer, offer.transport, record.rule, record.since))
+            offer.node or "", offer.address, offer.peer, offer.transport, record.rule, record.since,
+            offer.certificate))
 
     def drop(self, port: int) -> None:
         """Removes the record of *port*; nothing when there is none."""
@@ -95,5 +98,6 @@ def _record_of(stored: _Stored) -> Record:
             raise ValueError(f"{each.name} is not {each.type}")
     ipaddress.ip_address(stored.address)
     device = decode_request(bytes.fromhex(stored.request)).device
-    offer = Offer(device, stored.address, stored.peer, stored.transport, stored.node or None)
+    offer = Offer(device, stored.address, stored.peer, stored.transport, stored.node or None,
+                  stored.certificate)
     return Record(stored.port, stored.descriptor, offer, stored.rule, stored.since)

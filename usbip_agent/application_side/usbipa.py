@@ -78,11 +78,14 @@ class Usbipa:
     """Applies the policy to what comes in."""
 
     def __init__(self, load_policy: Callable[[], AcceptPolicy], keeper: Keeper, sockets: Sockets,
-                 is_module_loaded: Callable[[], bool], overrides: Overrides = Overrides()) -> None:
+                 is_module_loaded: Callable[[], bool], enrolled_with: Callable[[str], str | None],
+                 overrides: Overrides = Overrides()) -> None:
+        """*enrolled_with* says which node has enrolled with the certificate of that fingerprint."""
         self._load_policy = load_policy
         self._keeper = keeper
         self._sockets = sockets
         self._is_module_loaded = is_module_loaded
+        self._enrolled_with = enrolled_with
         self._overrides = overrides
         self._policy = AcceptPolicy()
         self._asleep = False
@@ -99,16 +102,17 @@ class Usbipa:
         return self._policy.dead_after
 
     async def admit(self, offer: Offer) -> Life:
-        if self._asleep:
-            raise RefusedFault("this host is about to sleep")
-        decision = self._decide(offer)
-        if not decision.accept:
-            raise RefusedFault(f"rule {decision.rule}: {decision.why}")
-        if not self._is_module_loaded():
-            raise ModuleFault("vhci-hcd is not loaded", hint=MODULE_HINT)
-        return await self._keeper.reserve(offer, decision.rule)
+        """Decides anew after each wait: a revocation, a reload or sleep ends the imports that are there.
+
+        So a reservation, which is one of them, follows its decision at once.
+        """
+        rule = self._rule_that_accepts(offer)
+        while await self._keeper.make_way(offer):
+            rule = self._rule_that_accepts(offer)
+        return self._keeper.reserve(offer, rule)
 
     async def unexport(self, offer: Offer) -> None:
+        self._check_vouched_for(offer)
         await self._keeper.end(self._keeper.find(offer).port, f"un-exported by {offer.peer}")
 
     # As the bus sees it.
@@ -155,8 +159,11 @@ class Usbipa:
         self._policy = policy
 
     async def end_rejected(self) -> None:
-        """Ends the imports that the rules no longer accept, and returns when their ports are free."""
-        await self._keeper.end_all("the rules no longer accept it", which=self._is_rejected)
+        """Ends the imports that would be refused today, and returns when their ports are free."""
+        await self._keeper.end_all(
+            "its node was revoked", which=lambda entry: not self._is_vouched_for(entry.offer))
+        await self._keeper.end_all(
+            "the rules no longer accept it", which=lambda entry: not self._decide(entry.offer).accept)
 
     @property
     def status(self) -> str:
@@ -170,12 +177,29 @@ class Usbipa:
             return f"vhci-hcd is not loaded, nothing can be imported ({MODULE_HINT}); {line}"
         return line
 
+    def _rule_that_accepts(self, offer: Offer) -> str:
+        """RefusedFault, ModuleFault when *offer* cannot be taken now."""
+        if self._asleep:
+            raise RefusedFault("this host is about to sleep")
+        self._check_vouched_for(offer)
+        decision = self._decide(offer)
+        if not decision.accept:
+            raise RefusedFault(f"rule {decision.rule}: {decision.why}")
+        if not self._is_module_loaded():
+            raise ModuleFault("vhci-hcd is not loaded", hint=MODULE_HINT)
+        return decision.rule
+
+    def _check_vouched_for(self, offer: Offer) -> None:
+        if not self._is_vouched_for(offer):
+            raise RefusedFault("its certificate is no longer that of an enrolled node")
+
+    def _is_vouched_for(self, offer: Offer) -> bool:
+        """Whether its node is still known as it was when the connection was made."""
+        return not offer.certificate or self._enrolled_with(offer.certificate) == offer.node
+
     def _decide(self, offer: Offer) -> AcceptDecision:
         peer = ipaddress.ip_address(offer.address)
         return self._policy.decide(node=offer.node, peer=peer, device=offer.device)
-
-    def _is_rejected(self, entry: Import) -> bool:
-        return not self._decide(entry.offer).accept
 
 
 def _shown(listener: Listener) -> str:

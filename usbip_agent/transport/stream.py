@@ -41,6 +41,8 @@ class Stream:
     """As ``status`` shows it: ``plain``, ``tls``, ``tls (relay)``, ``wss``."""
     node: str | None = None
     """The authenticated name of the other end; None on a plain connection."""
+    certificate: str = ""
+    """Fingerprint of the certificate that *node* has enrolled with; empty where a CA, or nobody, vouches."""
     end_relay: Callable[[], Awaitable[None]] = field(default=_nothing_to_end)
     """Ends what moves the bytes in user space, where something does."""
 

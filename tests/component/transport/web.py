@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from usbip_agent.errors import Fault
@@ -105,9 +106,9 @@ class Host:
 
         try:
             async with asyncio.timeout(DEADLINE):
-                stream = await accept_websocket(
+                stream, node = await accept_websocket(
                     connection, self._context, verify, dead_after=self._dead_after)
-            outcome: Stream | Fault = stream
+            outcome: Stream | Fault = replace(stream, node=node)
         except Fault as fault:
             outcome = fault
         self.outcomes.put_nowait(outcome)

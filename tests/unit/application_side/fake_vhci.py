@@ -24,8 +24,9 @@ def device(bus_id: str = "1-1", number: int = 2, speed: Speed = Speed.HIGH, vend
     return Device(Kind.USB, bus_id, 1, number, speed, vendor, "ea60")
 
 
-def offer(a_device: Device | None = None, *, address: str = "10.9.0.7", node: str | None = None) -> Offer:
-    return Offer(a_device or device(), address, f"{address}:40312", "plain", node)
+def offer(a_device: Device | None = None, *, address: str = "10.9.0.7", node: str | None = None,
+          certificate: str = "") -> Offer:
+    return Offer(a_device or device(), address, f"{address}:40312", "plain", node, certificate)
 
 
 @dataclass

@@ -45,6 +45,8 @@ class FakeGuests:
     """Who is known: certificates in PEM by name."""
 
     known: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Names by fingerprint, for tests that need no certificate."""
     generation: int = 0
     seen_from: dict[str, str] = field(default_factory=dict)
 
@@ -55,8 +57,9 @@ class FakeGuests:
         return "".join(self.known.values())
 
     def name_of(self, fingerprint: str) -> str | None:
-        return next((name for name, pem in self.known.items()
-                     if fingerprint_of(certificate_der(pem)) == fingerprint), None)
+        return self.fingerprints.get(fingerprint) or next(
+            (name for name, pem in self.known.items()
+             if fingerprint_of(certificate_der(pem)) == fingerprint), None)
 
 
 @dataclass
@@ -84,10 +87,10 @@ class Side:
             Imports(), self.vhci, self.records, self.store, self.appearances, self.display, self.watcher))
         self.listeners = Listeners(lambda *arguments: self.negotiator.serve(*arguments), (4,))
         self.usbipa = Usbipa(self.load, self.keeper, self.listeners, lambda: self.vhci.loaded,
-                             Overrides())
+                             self.guests.name_of, Overrides())
         self.negotiator = Negotiator(
             self.usbipa, Doors(self.credentials, self.guests, lambda: 10.0), self.enrolled.put,
-            self.listeners.heard,            deadline=self.deadline)
+            self.listeners.heard, deadline=self.deadline)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

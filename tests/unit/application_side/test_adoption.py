@@ -95,7 +95,8 @@ def test_nothing_is_lost_and_nothing_taken_twice(
 
 
 def test_a_record_survives_its_process(tmp_path: Path) -> None:
-    kept = Record(15, 9, offer(device("1-1.4", 3, Speed.SUPER), node="pi"), "kitchen", 1795389611814680)
+    kept = Record(15, 9, offer(device("1-1.4", 3, Speed.SUPER), node="pi", certificate="sha256:77"),
+                  "kitchen", 1795389611814680)
     Records(tmp_path / "imports").write(kept)
     assert Records(tmp_path / "imports").read() == (kept,)
     [path] = (tmp_path / "imports").iterdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +93,15 @@ def test_a_plain_peer_that_exports_again_replaces_its_old_import() -> None:
     old = imports.reserve(offer(), "r", BOTH_HUBS, 1)
     assert imports.replaced_by(offer()) == (old,)
     assert imports.to_be_ended_by(offer()) is old
+
+
+def test_an_unexport_means_what_is_not_being_detached() -> None:
+    """The kernel did not let go of the old one in time, so the new one has another port."""
+    imports = Imports()
+    old = imports.reserve(offer(), "r", BOTH_HUBS, 1)
+    new = imports.reserve(offer(), "r", BOTH_HUBS, 1)
+    imports.put(dataclasses.replace(old, state=ImportState.DETACHING))
+    assert imports.to_be_ended_by(offer()) is new
 
 
 def test_an_ambiguous_unexport_is_refused() -> None:

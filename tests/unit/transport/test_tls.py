@@ -109,6 +109,7 @@ async def test_an_enrolled_node_is_known_by_its_certificate(
     node, host = await meet(place, Dialler(lambda: credentials(identities["kitchen"])))
     assert isinstance(node, Stream) and isinstance(host, Stream)
     assert (host.node, node.node) == ("pi-kitchen", "lab")
+    assert (host.certificate, node.certificate) == (identities["kitchen"].fingerprint, "")
     assert place.guests.seen_from == {"pi-kitchen": host.peer}
     assert {node.transport, host.transport} <= {"tls", "tls (relay)"}
     await send_all(node.socket, b"from the node")
