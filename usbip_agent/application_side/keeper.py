@@ -50,6 +50,7 @@ class Keeper:
             if fault is not None:
                 log.info("%s", fault)
                 self._given_up.add(life)
+        self._given_up &= self._lives
         return bool(ending)
 
     def reserve(self, offer: Offer, rule: str) -> Life:

@@ -49,7 +49,7 @@ class _Stored:
     rule: str
     since: int
     certificate: str = ""
-    """Fingerprint, as ``Offer`` has it. Not written before 1.0."""
+    """As ``Offer`` has it."""
 
 
 class RecordKeeping(Protocol):

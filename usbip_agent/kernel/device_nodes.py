@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from usbip_agent.kernel import sysfs
 from usbip_agent.kernel.uevents import Action, Uevent, UeventMonitor
 from usbip_agent.names import UDEV_TAG_USBIPA
 from usbip_agent.text import printable
 
 _LOCAL_BUS_ID = re.compile(r"/vhci_hcd\.[0-9]+/usb[0-9]+/([0-9]+-[0-9]+)(?=/|$)")
+_ENCODED = re.compile(rb"\\x([0-9a-f]{2})")
 _HIDDEN_SUBSYSTEMS = frozenset({"usb", "bsg"})
 """The raw USB node is not what an import became; a bsg node is the same disk once more."""
 
@@ -124,10 +124,24 @@ class DeviceNodes:
 
 
 def _model_of(event: Uevent) -> str:
-    """The device's product string, what udev's hardware database calls it where it has none."""
+    """The device's product string, else its manufacturer's, else what udev's hardware database calls it.
+
+    All as udev has read them: a string's file in sysfs takes the device's lock, and while a device that hangs
+    is being reset that is held for a minute, in which nothing else would go on here.
+    """
     properties = event.properties.properties
-    model = sysfs.read_text(event.sys_path / "product") or sysfs.read_text(event.sys_path / "manufacturer")
-    return printable(model or properties.get("ID_MODEL_FROM_DATABASE", ""))
+    for string, number in (("ID_MODEL_ENC", "ID_MODEL_ID"), ("ID_VENDOR_ENC", "ID_VENDOR_ID")):
+        said = _decoded(properties.get(string, ""))
+        # A device that has no string is told by its number there (udev-builtin-usb_id.c).
+        if said and said != properties.get(number, ""):
+            return printable(said)
+    return printable(properties.get("ID_MODEL_FROM_DATABASE", ""))
+
+
+def _decoded(encoded: str) -> str:
+    r"""The text that udev wrote with ``\x20`` in place of what is not safe in a name."""
+    raw = _ENCODED.sub(lambda match: bytes([int(match[1], 16)]), encoded.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "replace").strip()
 
 
 def _natural(node: str) -> tuple[str | int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -83,6 +84,26 @@ def test_what_is_removed_is_forgotten(nodes: DeviceNodes, changes: list[str]) ->
     nodes._take(event(f"{ROOT}/3-1", "", "usb", Action.REMOVE))
     assert nodes.of("3-1") == NOTHING
     assert changes == ["3-1"] * 4
+
+
+@pytest.mark.parametrize("properties, model", [
+    ({"ID_MODEL_ENC": r"CP2102\x20USB\x20to\x20UART", "ID_MODEL_ID": "ea60"}, "CP2102 USB to UART"),
+    ({"ID_MODEL_ENC": r"Ger\xc3\xa4t", "ID_MODEL_ID": "ea60"}, "Gerät"),
+    ({"ID_MODEL_ENC": "Gerät\\x20\\x20", "ID_MODEL_ID": "ea60"}, "Gerät"),
+    ({"ID_MODEL_ENC": r"\x5cx41\x1b\xff", "ID_MODEL_ID": "ea60"}, r"\x41\x1b" + "\ufffd"),
+    ({"ID_MODEL_ENC": "ea60", "ID_MODEL_ID": "ea60", "ID_VENDOR_ENC": r"Silicon\x20Labs",
+      "ID_VENDOR_ID": "10c4", "ID_MODEL_FROM_DATABASE": "CP210x"}, "Silicon Labs"),
+    ({"ID_MODEL_ENC": "ea60", "ID_MODEL_ID": "ea60", "ID_VENDOR_ENC": "10c4", "ID_VENDOR_ID": "10c4",
+      "ID_MODEL_FROM_DATABASE": "CP210x"}, "CP210x"),
+    ({}, ""),
+    ({"ID_MODEL_ENC": "x" * 1000}, "x" * 255 + "…")])
+def test_the_model_is_what_udev_has_read(
+        nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch, properties: dict[str, str], model: str) -> None:
+    """sysfs may take a minute to say what a device that is being reset is called."""
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a file was opened"))
+    nodes._take(event(f"{ROOT}/3-1", "", "usb", **properties))
+    monkeypatch.undo()
+    assert nodes.of("3-1").model == model
 
 
 def test_the_end_of_a_device_that_was_forgotten_is_told(nodes: DeviceNodes, changes: list[str]) -> None:
