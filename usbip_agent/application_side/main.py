@@ -162,7 +162,7 @@ class _Daemon:
         # First what may fail, before anything is touched that an earlier process left.
         self._usbipa.configure()
         self._handle_signals()
-        self._nodes.start()
+        await self._nodes.start()
         self._reconcile(tuple(each for each in stored if each not in sockets))
         try:
             await self._presence.join()

@@ -7,11 +7,15 @@ nothing else. A node belongs to the import by the local busid in its path:
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from usbip_agent.blocking import in_thread
+from usbip_agent.errors import DeadlineFault
 from usbip_agent.kernel.uevents import Action, Uevent, UeventMonitor
 from usbip_agent.names import UDEV_TAG_USBIPA
 from usbip_agent.text import printable
@@ -25,10 +29,36 @@ MAXIMUM_NODES = 256
 """Nodes of one import that are kept: what hangs on it is up to the other side."""
 
 
+MAXIMUM_MEANWHILE = 4096
+"""Events that are kept during a listing; after more it is made once more."""
+
+LISTING_PATIENCE = 1.0
+"""Seconds that the start waits for the first listing."""
+
+LISTING_DEADLINE = 300.0
+"""Seconds for a listing, in which devices may hang one after the other."""
+
+log = logging.getLogger(__name__)
+
+
 def local_bus_id_of(sys_path: Path) -> str:
     """The busid of the import that *sys_path* belongs to; empty when it belongs to none (a root hub)."""
     match = _LOCAL_BUS_ID.search(str(sys_path))
     return match[1] if match else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was told of an import's device, or of something on it."""
+
+    local_bus_id: str
+    sys_path: Path
+    is_device: bool
+    """Whether it is the import's device itself."""
+    is_gone: bool
+    model: str
+    node: str
+    """Its device node, if it is one that an import becomes."""
 
 
 @dataclass(slots=True)
@@ -52,20 +82,32 @@ NOTHING = Appearance(False, "", ())
 
 
 class DeviceNodes:
-    """Follows udev and tells *on_change* the local busid of each import that changed."""
+    """Follows udev and tells *on_change* the local busid of each import that changed.
+
+    What is there already is listed in a thread: libudev reads each ``uevent`` then, for which some kernels
+    take the device's lock, and a device that hangs holds it for a minute or more while it is being reset.
+    """
 
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self._on_change = on_change
         self._found: dict[str, _Found] = {}
         self._monitor = UeventMonitor(self._take, self._look_again, tag=UDEV_TAG_USBIPA)
+        self._listing: asyncio.Task[None] | None = None
+        self._is_outdated = False
+        self._meanwhile: list[_Seen] = []
+        """What events have told since the listing began: it may be older."""
 
-    def start(self) -> None:
-        """Listens from now on, and looks at what is there already. Needs a running event loop."""
+    async def start(self) -> None:
+        """Listens from now on, and looks at what is there already: mostly that is known on return."""
         self._monitor.start()
         self._look_again()
+        if self._listing is not None:
+            await asyncio.wait([self._listing], timeout=LISTING_PATIENCE)
 
     def close(self) -> None:
         self._monitor.close()
+        if self._listing is not None:
+            self._listing.cancel()
 
     def of(self, local_bus_id: str) -> Appearance:
         """What is known of the import with *local_bus_id*."""
@@ -80,47 +122,81 @@ class DeviceNodes:
 
     def _look_again(self) -> None:
         """Also when events were lost: whatever they would have told is in the listing, or gone from it."""
+        self._is_outdated = True
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self._list())
+
+    async def _list(self) -> None:
+        while self._is_outdated:
+            self._is_outdated = False
+            self._meanwhile.clear()
+            try:
+                listed = await in_thread("udev", self._all_seen, deadline=LISTING_DEADLINE)
+            except DeadlineFault as fault:
+                log.error("what imports became is not known: %s", fault)
+                return
+            if not self._is_outdated:
+                self._begin_anew(listed + self._meanwhile)
+
+    def _all_seen(self) -> list[_Seen]:
+        events = self._monitor.enumerate_tagged(UDEV_TAG_USBIPA)
+        return [seen for event in events if (seen := _seen(event)) is not None]
+
+    def _begin_anew(self, known: Iterable[_Seen]) -> None:
         before, self._found = self._found, {}
-        for event in self._monitor.enumerate_tagged(UDEV_TAG_USBIPA):
-            self._note(event)
+        for seen in known:
+            self._note(seen)
         for local_bus_id in before.keys() | self._found.keys():
             self._on_change(local_bus_id)
 
     def _take(self, event: Uevent) -> None:
-        local_bus_id = local_bus_id_of(event.sys_path)
-        if local_bus_id and self._note(event):
-            self._on_change(local_bus_id)
+        seen = _seen(event)
+        if seen is None:
+            return
+        if self._listing is not None and not self._listing.done():
+            self._meanwhile.append(seen)
+            if len(self._meanwhile) > MAXIMUM_MEANWHILE:
+                self._is_outdated = True
+                self._meanwhile.clear()
+        if self._note(seen):
+            self._on_change(seen.local_bus_id)
 
-    def _note(self, event: Uevent) -> bool:
-        """Notes *event*; True when something is different now."""
-        local_bus_id = local_bus_id_of(event.sys_path)
-        if not local_bus_id:
-            return False
-        is_device = event.sys_path.name == local_bus_id
-        if event.action is Action.REMOVE:
-            return self._forget(local_bus_id, event.sys_path, is_device)
-        found = self._found.setdefault(local_bus_id, _Found())
-        if is_device:
-            model = _model_of(event)
-            changed = not found.present or (bool(model) and model != found.model)
-            found.present, found.model = True, model or found.model
+    def _note(self, seen: _Seen) -> bool:
+        """Notes what was *seen*; True when something is different now."""
+        if seen.is_gone:
+            return self._forget(seen)
+        found = self._found.setdefault(seen.local_bus_id, _Found())
+        if seen.is_device:
+            changed = not found.present or (bool(seen.model) and seen.model != found.model)
+            found.present, found.model = True, seen.model or found.model
             return changed
-        if not event.device_node or event.subsystem in _HIDDEN_SUBSYSTEMS:
+        if not seen.node or len(found.nodes) >= MAXIMUM_NODES:
             return False
-        if len(found.nodes) >= MAXIMUM_NODES:
-            return False
-        node = printable(event.device_node)
-        changed = found.nodes.get(event.sys_path) != node
-        found.nodes[event.sys_path] = node
+        changed = found.nodes.get(seen.sys_path) != seen.node
+        found.nodes[seen.sys_path] = seen.node
         return changed
 
-    def _forget(self, local_bus_id: str, sys_path: Path, is_device: bool) -> bool:
-        if is_device:
+    def _forget(self, seen: _Seen) -> bool:
+        if seen.is_device:
             # Told in any case: who was forgotten may go when the next import has its port already.
-            self._found.pop(local_bus_id, None)
+            self._found.pop(seen.local_bus_id, None)
             return True
-        found = self._found.get(local_bus_id)
-        return found is not None and found.nodes.pop(sys_path, None) is not None
+        found = self._found.get(seen.local_bus_id)
+        return found is not None and found.nodes.pop(seen.sys_path, None) is not None
+
+
+def _seen(event: Uevent) -> _Seen | None:
+    """What *event* tells of an import; None when it is about something else. May have to wait for the kernel
+    with what was listed, never with what udev has sent."""
+    local_bus_id = local_bus_id_of(event.sys_path)
+    if not local_bus_id:
+        return None
+    is_device, is_gone = event.sys_path.name == local_bus_id, event.action is Action.REMOVE
+    is_hidden = is_device or event.subsystem in _HIDDEN_SUBSYSTEMS
+    return _Seen(
+        local_bus_id, event.sys_path, is_device, is_gone,
+        model=_model_of(event) if is_device and not is_gone else "",
+        node="" if is_hidden else printable(event.device_node))
 
 
 def _model_of(event: Uevent) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +22,7 @@ class FakeMonitor:
     """The listing is what a test puts into it."""
 
     listing: list[Uevent] = []
+    may_list = threading.Event()
 
     def __init__(self, *_callbacks: object, tag: str) -> None:
         assert tag == "usbipa"
@@ -28,7 +31,9 @@ class FakeMonitor:
     def close(self) -> None: ...
 
     def enumerate_tagged(self, tag: str) -> list[Uevent]:
-        return self.listing
+        listing = self.listing
+        self.may_list.wait(10)
+        return listing
 
 
 def event(path: str, node: str = "", subsystem: str = "block", action: Action = Action.ADD,
@@ -46,6 +51,7 @@ def changes() -> list[str]:
 def nodes(monkeypatch: pytest.MonkeyPatch, changes: list[str]) -> DeviceNodes:
     monkeypatch.setattr(room, "UeventMonitor", FakeMonitor)
     FakeMonitor.listing = []
+    FakeMonitor.may_list.set()
     return DeviceNodes(changes.append)
 
 
@@ -100,10 +106,11 @@ def test_what_is_removed_is_forgotten(nodes: DeviceNodes, changes: list[str]) ->
 def test_the_model_is_what_udev_has_read(
         nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch, properties: dict[str, str], model: str) -> None:
     """sysfs may take a minute to say what a device that is being reset is called."""
-    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a file was opened"))
-    nodes._take(event(f"{ROOT}/3-1", "", "usb", **properties))
-    monkeypatch.undo()
-    assert nodes.of("3-1").model == model
+    opened: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda path, *_: opened.append(path))
+        nodes._take(event(f"{ROOT}/3-1", "", "usb", **cast(Any, properties)))
+    assert nodes.of("3-1").model == model and not opened
 
 
 def test_the_end_of_a_device_that_was_forgotten_is_told(nodes: DeviceNodes, changes: list[str]) -> None:
@@ -114,13 +121,67 @@ def test_the_end_of_a_device_that_was_forgotten_is_told(nodes: DeviceNodes, chan
     assert changes == ["3-1"] * 2
 
 
-def test_lost_events_are_made_up_for_by_looking(nodes: DeviceNodes, changes: list[str]) -> None:
+async def listed(nodes: DeviceNodes) -> None:
+    assert nodes._listing is not None
+    await asyncio.wait_for(nodes._listing, 10)
+
+
+async def test_lost_events_are_made_up_for_by_looking(nodes: DeviceNodes, changes: list[str]) -> None:
     nodes._take(event(f"{ROOT}/3-1", "", "usb"))
     FakeMonitor.listing = [event(f"{ROOT}/3-2", "", "usb"), event(f"{ROOT}", "", "usb")]
     changes.clear()
     nodes._look_again()
+    await listed(nodes)
     assert sorted(changes) == ["3-1", "3-2"]
     assert not nodes.of("3-1").present and nodes.of("3-2").present
+
+
+async def test_what_is_there_is_known_after_the_start(nodes: DeviceNodes) -> None:
+    FakeMonitor.listing = [event(f"{ROOT}/3-1", "", "usb", ID_MODEL_ENC="Stick")]
+    await nodes.start()
+    assert nodes.of("3-1").model == "Stick"
+
+
+async def test_the_start_does_not_wait_for_a_device_that_hangs(
+        nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LISTING_PATIENCE", 0.01)
+    FakeMonitor.may_list.clear()
+    FakeMonitor.listing = [event(f"{ROOT}/3-1", "", "usb")]
+    await nodes.start()
+    assert nodes.of("3-1") == NOTHING
+    FakeMonitor.may_list.set()
+    await listed(nodes)
+    assert nodes.of("3-1").present
+
+
+async def test_what_events_tell_during_a_listing_is_newer(nodes: DeviceNodes) -> None:
+    FakeMonitor.may_list.clear()
+    FakeMonitor.listing = [event(f"{ROOT}/3-1", "", "usb")]
+    nodes._look_again()
+    await asyncio.sleep(0)
+    nodes._take(event(f"{ROOT}/3-1", "", "usb", Action.REMOVE))
+    nodes._take(event(f"{ROOT}/3-2", "", "usb"))
+    assert nodes.of("3-2").present, "it is not kept waiting"
+    FakeMonitor.may_list.set()
+    await listed(nodes)
+    assert not nodes.of("3-1").present and nodes.of("3-2").present
+
+
+@pytest.mark.parametrize("how", ["an overrun", "more than is kept"])
+async def test_what_is_lost_during_a_listing_is_listed_again(
+        nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(room, "MAXIMUM_MEANWHILE", 0)
+    FakeMonitor.may_list.clear()
+    nodes._look_again()
+    await asyncio.sleep(0)
+    FakeMonitor.listing = [event(f"{ROOT}/3-1", "", "usb")]
+    if how == "an overrun":
+        nodes._look_again()
+    else:
+        nodes._take(event(f"{ROOT}/3-2", "", "usb"))
+    FakeMonitor.may_list.set()
+    await listed(nodes)
+    assert nodes.of("3-1").present and not nodes.of("3-2").present
 
 
 def test_a_device_cannot_fill_the_memory(nodes: DeviceNodes, monkeypatch: pytest.MonkeyPatch) -> None:
