@@ -9,14 +9,19 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from usbip_agent.application_side.listening_sockets import Shelf, addresses_of, open_sockets
+from usbip_agent.application_side.listening_sockets import (
+    Shelf, addresses_of, open_sockets, places_of)
 from usbip_agent.application_side.room import Room, origin_of
+from usbip_agent.errors import Fault
 from usbip_agent.policy.usbipa import Listener
 
 log = logging.getLogger(__name__)
 
 PAUSE_WHEN_EXHAUSTED = 1.0
 """Seconds without accepting when file descriptors have run out: they come back as negotiations end."""
+
+INTERFACE_INTERVAL = 10.0
+"""Seconds between two looks for an interface that an address names."""
 
 FLOOD_INTERVAL = 10.0
 """Seconds between two lines about strangers who had to go."""
@@ -43,6 +48,7 @@ class Listeners:
         self._sent_away = 0
         self._next_line = 0.0
         self._started = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def listening(self) -> tuple[Listener, ...]:
@@ -62,8 +68,7 @@ class Listeners:
         in_the_way = [each for each in old.values() if any(each.port == other.port for other in to_open)]
         for each in in_the_way:
             self._shut(each)
-        self._shelf.make_way({
-            (address, each.port) for each in wanted for address in addresses_of(each, self._versions)})
+        self._shelf.make_way({place for each in wanted for place in places_of(each, self._versions)})
         opened: dict[Listener, list[socket.socket]] = {}
         try:
             for each in to_open:
@@ -82,7 +87,12 @@ class Listeners:
                 self._shut(each)
         for sockets in kept.values():
             self._stop_accepting(sockets)
-        self._open = {each: (self._open.get(each) or kept.get(each) or opened[each]) for each in wanted}
+        everything = {**self._open, **kept, **opened}
+        self._open = {each: everything[each] for each in wanted}
+        for each in self._waiting:
+            log.warning("nothing listens on %s port %d yet: there is no such interface",
+                        each.address, each.port)
+        self._look_again_later()
         if self._started:
             self.start()
 
@@ -100,6 +110,8 @@ class Listeners:
 
         What systemd keeps of the sockets stays there: who dials while we start again waits.
         """
+        if self._timer is not None:
+            self._timer.cancel()
         tasks = [*self._accepting.values(), *self._negotiating]
         for sockets in self._open.values():
             self._stop_accepting(sockets)
@@ -109,6 +121,28 @@ class Listeners:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def _waiting(self) -> list[Listener]:
+        """Those whose address names an interface that is not there yet."""
+        return [each for each, sockets in self._open.items()
+                if not sockets and addresses_of(each, self._versions)]
+
+    def _look_again_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = (asyncio.get_running_loop().call_later(INTERFACE_INTERVAL, self._open_waiting)
+                       if self._waiting else None)
+
+    def _open_waiting(self) -> None:
+        for each in self._waiting:
+            try:
+                self._open[each] = open_sockets(each, self._versions, self._shelf)
+            except Fault as fault:
+                log.debug("%s", fault)
+        self._look_again_later()
+        if self._started:
+            self.start()
 
     def _shut(self, listener: Listener) -> None:
         sockets = self._open.pop(listener)

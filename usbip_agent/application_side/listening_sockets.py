@@ -9,7 +9,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from usbip_agent.errors import Fault, UnavailableFault
@@ -26,8 +27,8 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
-Place = tuple[str, int]
-"""Address and port."""
+Place = tuple[str, int, int]
+"""Address, port, and the index of the interface that a link-local address is on, else 0."""
 
 
 class DescriptorStore(Protocol):
@@ -50,9 +51,9 @@ class Shelf:
             found = socket.socket(fileno=each.descriptor)
             try:
                 is_listening = bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-                place: Place = found.getsockname()[:2]
-            except (OSError, TypeError):
-                is_listening, place = False, ("", 0)
+                place = _place_of(found)
+            except (OSError, TypeError, IndexError):
+                is_listening, place = False, ("", 0, 0)
             if not is_listening or place in self._found:
                 found.close()
                 continue
@@ -64,15 +65,16 @@ class Shelf:
 
         The configuration was changed before the restart, and it is we who would be in our own way.
         """
-        ports = {port for _, port in wanted}
+        ports = {port for _, port, _ in wanted}
         beside = [place for place in self._found if place[1] in ports and place not in wanted]
         self.close([self._found.pop(place) for place in beside])
 
     def take(self, address: str, port: int) -> socket.socket:
-        """A non-blocking socket that listens there, found or opened. OSError."""
-        listening = self._found.pop((address, port), None) or _open_socket(address, port)
+        """A non-blocking socket that listens there, found or opened. OSError as ``place_at``."""
+        place = place_at(address, port)
+        listening = self._found.pop(place, None) or _open_socket(place)
         if self._store is not None:
-            self._store.store(stored_name(listening.getsockname()[:2]), listening.fileno())
+            self._store.store(stored_name(listening), listening.fileno())
         return listening
 
     def close(self, sockets: Iterable[socket.socket]) -> None:
@@ -82,7 +84,7 @@ class Shelf:
         """
         for each in sockets:
             if self._store is not None:
-                self._store.forget(stored_name(each.getsockname()[:2]))
+                self._store.forget(stored_name(each))
             shut_down(each)
             each.close()
 
@@ -92,15 +94,40 @@ class Shelf:
         self._found.clear()
 
 
-def stored_name(place: Place) -> str:
+def stored_name(listening: socket.socket) -> str:
     """The name of a listening socket in systemd's store: ASCII without colons."""
-    return f"{STORED_PREFIX}{place[0].replace(':', '_')}-{place[1]}"
+    address, port, interface = _place_of(listening)
+    scope = f"%{interface}" if interface else ""
+    return f"{STORED_PREFIX}{address.replace(':', '_')}{scope}-{port}"
+
+
+def place_at(address: str, port: int) -> Place:
+    """Where to bind for an *address* as the configuration has it. OSError ENODEV without its interface."""
+    bare, _, interface = address.partition("%")
+    if not interface or interface.isdecimal():
+        return bare, port, int(interface or 0)
+    try:
+        return bare, port, socket.if_nametoindex(interface)
+    except OSError:
+        raise OSError(errno.ENODEV, f"no interface {interface}") from None
+
+
+def _place_of(bound: socket.socket) -> Place:
+    name = bound.getsockname()
+    return name[0], name[1], name[3] if len(name) > 2 else 0
 
 
 def addresses_of(listener: Listener, versions: Iterable[int]) -> tuple[str, ...]:
     """The addresses to bind for *listener*: two for ``*``. Those of other IP *versions* are left out."""
     addresses = ("0.0.0.0", "::") if listener.address == "*" else (listener.address,)
     return tuple(each for each in addresses if _version(each) in versions)
+
+
+def places_of(listener: Listener, versions: Iterable[int]) -> Iterator[Place]:
+    """The places to bind for *listener*, as far as their interfaces are there."""
+    for address in addresses_of(listener, versions):
+        with suppress(OSError):
+            yield place_at(address, listener.port)
 
 
 def _version(address: str) -> int:
@@ -110,7 +137,8 @@ def _version(address: str) -> int:
 def open_sockets(listener: Listener, versions: Iterable[int], shelf: Shelf) -> list[socket.socket]:
     """The listening sockets of *listener*, non-blocking. UnavailableFault that says what is in the way.
 
-    Of ``*`` one family may be missing on this machine (ipv6.disable=1), not both.
+    Of ``*`` one family may be missing on this machine (ipv6.disable=1), not both. Without the interface of a
+    link-local address there is none: as other addresses, it may come later.
     """
     opened: list[socket.socket] = []
     missing: OSError | None = None
@@ -121,6 +149,8 @@ def open_sockets(listener: Listener, versions: Iterable[int], shelf: Shelf) -> l
             if listener.address == "*" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 missing = error
                 continue
+            if error.errno == errno.ENODEV:
+                continue
             shelf.close(opened)
             raise _cannot_listen(address, listener.port, error) from None
     if missing is not None and not opened:
@@ -128,7 +158,8 @@ def open_sockets(listener: Listener, versions: Iterable[int], shelf: Shelf) -> l
     return opened
 
 
-def _open_socket(address: str, port: int) -> socket.socket:
+def _open_socket(place: Place) -> socket.socket:
+    address, port, interface = place
     version = _version(address)
     bound = socket.socket(_FAMILIES[version], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -138,7 +169,7 @@ def _open_socket(address: str, port: int) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         else:
             bound.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        bound.bind((address, port))
+        bound.bind((address, port, 0, interface) if version == 6 else (address, port))
         bound.listen(BACKLOG)
     except BaseException:
         bound.close()

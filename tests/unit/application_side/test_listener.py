@@ -302,14 +302,55 @@ async def test_an_address_that_was_changed_before_a_restart_is_listened_on(
     assert closed and new.listening
     for name in closed:
         busy(name)
-    bound = {each.getsockname()[:2] for sockets in new._open.values() for each in sockets}
-    assert {stored_name(place) for place in bound} == store.kept.keys()
+    assert {stored_name(each) for sockets in new._open.values() for each in sockets} == store.kept.keys()
     with await connect(before):
         await asyncio.wait_for(guests.arrived.wait(), 5)
     guests.let_go.set()
     await new.close()
     for name in tuple(store.kept):
         busy(name)
+
+
+async def test_a_link_local_address_is_listened_on_and_kept_over_a_restart(guests: Guests) -> None:
+    store, where = Store(), listener("fe80::1%lo")
+    before = Listeners(guests.serve, BOTH, Shelf(store))
+    before.configure([where])
+    [bound] = before._open[where]
+    index = socket.if_nametoindex("lo")
+    assert bound.getsockname() == ("fe80::1", where.port, 0, index)
+    assert list(store.kept) == [f"listen-fe80__1%{index}-{where.port}"]
+    await before.close()
+    [kept] = store.passed_on()
+    shelf = Shelf()
+    shelf.put([kept])
+    after = Listeners(guests.serve, BOTH, shelf)
+    after.configure([where])
+    assert after._open[where][0].fileno() == kept.descriptor
+    await after.close()
+
+
+async def test_an_interface_may_come_later(
+        guests: Guests, listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, int] = {}
+
+    def index_of(name: str) -> int:
+        if name not in there:
+            raise OSError("no interface with this name")
+        return there[name]
+
+    monkeypatch.setattr(room, "INTERFACE_INTERVAL", 0.001)
+    monkeypatch.setattr("socket.if_nametoindex", index_of)
+    now, later = listener(), listener("fe80::1%eth7")
+    listeners.configure([now, later])
+    listeners.start()
+    assert listeners.listening == (now,)
+    listeners.configure([now, later])
+    there["eth7"] = 1
+    async with asyncio.timeout(5):
+        while later not in listeners.listening:
+            await asyncio.sleep(0)
+    [opened] = listeners._open[later]
+    assert opened in listeners._accepting and listeners._timer is None
 
 
 async def test_what_a_reload_closes_is_not_kept_for_the_next_start(guests: Guests) -> None:
