@@ -6,13 +6,15 @@ a certificate may enrol, and do nothing else.
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from usbip_agent.errors import ProtocolFault, RefusedFault
+from usbip_agent.errors import IdentityFault, ProtocolFault, RefusedFault
 from usbip_agent.identity.fingerprint import fingerprint_of
 from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport
@@ -22,6 +24,8 @@ from usbip_agent.transport.stream import Stream, peek_exactly, plain_stream, tun
 from usbip_agent.transport.tls import (
     Credentials, handshake, peer_certificate, peer_common_name, server_context, stream_over,
 )
+
+log = logging.getLogger(__name__)
 
 GLANCE = 2
 """Bytes that tell the transports apart."""
@@ -72,7 +76,9 @@ class Doors:
     own: Credentials | None
     guests: Guests
     dead_after: Callable[[], float]
-    _contexts: dict[tuple[Credentials, object], tuple[int, ssl.SSLContext]] = field(default_factory=dict)
+    _contexts: dict[tuple[Credentials, Path | None], tuple[object, ssl.SSLContext]] = field(
+        default_factory=dict)
+    """For each set of files: what the context was made of, and the context."""
 
     async def establish(self, connection: socket.socket, listener: Listener) -> Stream:
         """The stream over *connection*, by the transport it speaks.
@@ -130,14 +136,35 @@ class Doors:
         raise RefusedFault("its certificate is not that of an enrolled node")
 
     def _context(self, listener: Listener) -> ssl.SSLContext:
-        """The listener's context, made anew when somebody was enrolled or revoked."""
+        """The listener's context, made anew when somebody was enrolled or revoked, or a file was renewed.
+
+        While the files do not fit together, as in the midst of a renewal, it stays what it was. A new key
+        needs a new certificate, so the key is not looked at for itself.
+        """
         own = self.own
         if listener.certificate is not None and listener.key is not None:
             own = Credentials(listener.certificate, listener.key)
         if own is None:
             raise RefusedFault("this host has no certificate of its own; see the start of its journal")
-        known = self._contexts.get((own, listener.ca))
-        if known is None or known[0] != self.guests.generation:
-            known = self.guests.generation, server_context(own, self.guests.certificates(), listener.ca)
-            self._contexts[own, listener.ca] = known
-        return known[1]
+        files = own, listener.ca
+        made_of = self.guests.generation, _version_of(own.certificate), _version_of(listener.ca)
+        before, context = self._contexts.get(files, (None, None))
+        if context is None or before != made_of:
+            try:
+                context = server_context(own, self.guests.certificates(), listener.ca)
+            except IdentityFault as fault:
+                if context is None:
+                    raise
+                log.error("what was there before is still in use: %s", fault)
+            else:
+                self._contexts[files] = made_of, context
+        return context
+
+
+def _version_of(file: Path | None) -> object:
+    """Another value whenever *file* was written or replaced; None while there is none."""
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_ctime_ns)
