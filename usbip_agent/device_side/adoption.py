@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
 from usbip_agent.device import Device
@@ -70,15 +70,14 @@ class Leftovers:
         connection = Connection(host, record.shown_transport, record.peer)
         return Adopted(by_hand=by_hand, claimed=True, connection=connection, link=link, since=record.since)
 
-    def forget_the_rest(self) -> None:
-        """Everything that belongs to devices which are no more."""
-        for bus_id in list(self._records):
+    def forget_the_rest(self, unsure: Set[str] = frozenset()) -> None:
+        """Everything that belongs to devices which are no more: all but those that are not known yet."""
+        for bus_id in self._records.keys() - unsure:
             del self._records[bus_id]
             self._discard(bus_id, self._take_link(bus_id))
-        for name, descriptor in self._stored.items():
+        for name in self._stored.keys() - {descriptor_name(bus_id) for bus_id in unsure}:
             self._notifier.forget(name)
-            socket.close(descriptor)
-        self._stored.clear()
+            socket.close(self._stored.pop(name))
 
     def _take_link(self, bus_id: str) -> socket.socket | None:
         descriptor = self._stored.pop(descriptor_name(bus_id), None)

@@ -148,8 +148,8 @@ def _mounted(blocks: tuple[Block, ...], places: Places) -> Iterator[Mounted]:
 def _spread_file_systems(blocks: tuple[Block, ...], places: Places) -> dict[str, set[str]]:
     """For each of *blocks* the names of all devices of its btrfs: only one of them is a mount's source."""
     found = {}
-    for entry in entries(places.sys / "fs/btrfs"):
-        members = {each.name for each in entries(entry / "devices")}
+    for entry in sysfs.entries(places.sys / "fs/btrfs"):
+        members = {each.name for each in sysfs.entries(entry / "devices")}
         found.update({block.name: members for block in blocks if block.name in members})
     return found
 
@@ -175,19 +175,11 @@ def _block(entry: Path, places: Places) -> Block:
 def _made_of(name: str, places: Places) -> Iterator[str]:
     """The names of what stands directly on *name*: holders, partitions, loop devices that read it."""
     directory = places.sys / "class/block" / name
-    yield from (entry.name for entry in entries(directory / "holders"))
-    yield from (entry.name for entry in entries(directory) if (entry / "partition").exists())
-    for loop in entries(places.sys / "class/block"):
+    yield from (entry.name for entry in sysfs.entries(directory / "holders"))
+    yield from (entry.name for entry in sysfs.entries(directory) if (entry / "partition").exists())
+    for loop in sysfs.entries(places.sys / "class/block"):
         if loop.name.startswith("loop") and sysfs.read_text(loop / "loop/backing_file") == f"/dev/{name}":
             yield loop.name
-
-
-def entries(directory: Path) -> list[Path]:
-    """What is in *directory*, in the order of names; nothing when it is not there."""
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []
 
 
 class Stillness:

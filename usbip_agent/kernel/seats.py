@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.block_devices import Places, entries
+from usbip_agent.kernel.block_devices import Places
 
 _LETTERS = {*range(16, 26), *range(30, 39), *range(44, 51)}
 """KEY_Q to KEY_P, KEY_A to KEY_L, KEY_Z to KEY_M (include/uapi/linux/input-event-codes.h)."""
@@ -46,7 +46,7 @@ class Seat:
 def sessions(places: Places) -> tuple[Session, ...]:
     """Everybody who is logged in; display managers' greeters and closing sessions are not."""
     found = []
-    for file in entries(places.run / "systemd/sessions"):
+    for file in sysfs.entries(places.run / "systemd/sessions"):
         if file.name.endswith(".ref"):
             continue  # the FIFO that a session's leader holds
         facts = dict(line.split("=", 1) for line in _read(file).splitlines() if "=" in line)
@@ -74,7 +74,7 @@ def seats_without(directory: Path, places: Places) -> tuple[Seat, ...]:
 
 def keyboards(places: Places) -> Iterator[Path]:
     """The directories of the input devices that somebody can write with, in this place."""
-    for entry in entries(places.sys / "class/input"):
+    for entry in sysfs.entries(places.sys / "class/input"):
         path = entry.resolve()
         if entry.name.startswith("input") and not any(part in str(path) for part in _NOT_LOCAL):
             if _LETTERS <= bits(sysfs.read_text(entry / "capabilities/key")):

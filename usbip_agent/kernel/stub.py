@@ -9,6 +9,7 @@ no bind has no such pointer, and stays until a device is plugged in there: it is
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -21,13 +22,16 @@ from usbip_agent.errors import (
     BusyFault, Fault, KernelFault, ModuleFault, NotExportableFault, UnknownDeviceFault,
 )
 from usbip_agent.kernel import sysfs
-from usbip_agent.blocking import Turn, in_thread, in_turn
+from usbip_agent.blocking import KERNEL_DEADLINE, Turn, in_thread, in_turn
 from usbip_agent.kernel.exporter import LinkStatus, hand_over_in, link_status_in
 from usbip_agent.kernel.holds import Holds
 
 DRIVER = "usbip-host"
 ENTRIES = 16
 """MAX_BUSID of drivers/usb/usbip/stub.h."""
+
+START_PATIENCE = 5.0
+"""Seconds that a start waits for what hangs."""
 
 FULL = f"usbip-host holds {ENTRIES} devices, and that is all it can hold"
 
@@ -112,12 +116,23 @@ class Stub:
         await self._forget_place(device.bus_id, self._holds.in_place_of(device.bus_id))
 
     async def forget_the_gone(self) -> None:
-        """Clears what is left of devices that went while nobody looked. Before anything else is done."""
+        """Clears what is left of devices that went while nobody looked. Before anything else is done.
+
+        Where the kernel takes long this goes on, and nothing is begun in that place until it has ended.
+        """
+        gone: dict[str, set[Enumeration]] = {}
         for held in self._holds.all():
             number = self._number_in(held.bus_id)
             is_being_reset = number[0] and not number[1]
             if number != (held.bus_number, held.device_number) and not is_being_reset:
-                await self._forget_place(held.bus_id, (held,))
+                gone.setdefault(held.bus_id, set()).add(held)
+        await asyncio.gather(*(self._forget_soon(bus_id, held) for bus_id, held in gone.items()))
+
+    async def _forget_soon(self, bus_id: str, held: Collection[Enumeration]) -> None:
+        try:
+            await self._forget_place(bus_id, held, START_PATIENCE)
+        except Fault as fault:
+            log.warning("%s", fault)
 
     def _is_bound(self, bus_id: str) -> bool:
         return sysfs.driver_of(self._bus / "devices" / bus_id) == DRIVER
@@ -186,10 +201,12 @@ class Stub:
             self._probe_local_driver(device)
         return True
 
-    async def _forget_place(self, bus_id: str, held: Collection[Enumeration]) -> None:
+    async def _forget_place(self, bus_id: str, held: Collection[Enumeration],
+                            deadline: float = KERNEL_DEADLINE) -> None:
         """The devices that were held are gone; the entry of their place is not."""
         if held:  # and what hangs goes on soon, as they are gone
-            await in_turn("forget", bus_id, lambda turn: self._forget_held(bus_id, held), patient=True)
+            await in_turn("forget", bus_id, lambda turn: self._forget_held(bus_id, held),
+                          deadline=deadline, patient=True)
 
     async def _forget_held(self, bus_id: str, held: Collection[Enumeration]) -> None:
         await in_thread(f"forget {bus_id}", lambda: self._clear_entry(bus_id), deadline=None)

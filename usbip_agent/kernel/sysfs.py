@@ -59,6 +59,14 @@ def write(attribute: Path, value: str) -> None:
             errno=error.errno or errno.EIO) from None
 
 
+def entries(directory: Path) -> list[Path]:
+    """What is in *directory*, in the order of names; nothing when it is not there."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
 def class_members(class_directory: Path, device: Path) -> list[Path]:
     """What of a class (``/sys/class/tty``) is on *device*, a directory of it or a link to one; by name.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyudev
 
-from usbip_agent.device import Device, Kind, Speed, interface_classes_of_descriptors
+from usbip_agent.device import HUB_CLASS, Device, Kind, Speed, interface_classes_of_descriptors
 from usbip_agent.kernel import sysfs
 
 log = logging.getLogger(__name__)
@@ -109,13 +109,20 @@ class UeventMonitor:
                 self._on_event(event)
 
     def enumerate_usb_devices(self) -> Iterator[Uevent]:
-        """An ADD for every USB device and every vUDC gadget controller that is there."""
-        for subsystem in ("usb", "udc"):
-            listing = self._context.list_devices(subsystem=subsystem)
-            for device in listing:
-                if subsystem == "usb" and device.device_type != "usb_device":
-                    continue
-                yield Uevent(Action.ADD, Path(device.sys_path), subsystem, device.device_node or "", device)
+        """An ADD for every USB device and every vUDC gadget controller that is there.
+
+        None of them is asked anything, as libudev's own enumeration does: some kernels take a device's lock
+        even for reading ``uevent``, and one that hangs would keep all others from being found.
+        """
+        for subsystem, place in (("usb", "bus/usb/devices"), ("udc", "class/udc")):
+            for entry in sysfs.entries(sysfs.SYSFS / place):
+                if ":" in entry.name:
+                    continue  # an interface
+                try:
+                    device = pyudev.Devices.from_sys_path(self._context, str(entry))
+                except pyudev.DeviceNotFoundError:
+                    continue  # it has just gone
+                yield Uevent(Action.ADD, Path(device.sys_path), subsystem, "", device)
 
     def enumerate_tagged(self, tag: str) -> Iterator[Uevent]:
         """An ADD for every device that carries *tag*."""
@@ -132,10 +139,19 @@ def _uevent_of(device: pyudev.Device) -> Uevent | None:
 
 
 def device_of_event(event: Uevent) -> Device | None:
-    """The device that an ADD is about; None when it has gone again, or is no device to be exported."""
-    if event.subsystem != "usb":
+    """The device that an ADD is about; None when it has gone again, or is no device to be exported.
+
+    None too while udev's rules have not seen it: then their ADD is yet to come.
+    """
+    udev = event.properties
+    if event.subsystem != "usb" or udev.device_node and not udev.is_initialized:
         return None
-    return read_usb_device(event.sys_path, event.properties.properties.get("ID_PATH", ""))
+    return read_usb_device(event.sys_path, udev.properties.get("ID_PATH", ""))
+
+
+def is_hub(directory: Path) -> bool:
+    """Whether the USB device in *directory* is a hub. Takes no lock, and a hub's is the one that is held."""
+    return sysfs.read_number(directory / "bDeviceClass", base=16) == HUB_CLASS
 
 
 def read_usb_device(directory: Path, path: str) -> Device | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.block_devices import BlockUsage, Places, block_usage, entries
+from usbip_agent.kernel.block_devices import BlockUsage, Places, block_usage
 from usbip_agent.kernel.seats import (
     Seat, Session, console_terminals, seats_without, sessions, terminals_below)
 from usbip_agent.kernel.ways import KernelRoutes, Routes, carriers
@@ -38,7 +38,7 @@ class Usage:
 
 def has_network_interface(directory: Path) -> bool:
     """Whether the USB device in *directory* is a network card, among other things perhaps."""
-    return any(entries(interface / "net") for interface in entries(directory)
+    return any(sysfs.entries(interface / "net") for interface in sysfs.entries(directory)
                if interface.name.startswith(directory.name))
 
 

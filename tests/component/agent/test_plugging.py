@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.component.agent.daemon import Machine, end_politely
@@ -186,4 +189,42 @@ async def test_what_udev_saw_before_it_was_told(machine: Machine) -> None:
         process.terminate()
         assert process.wait(DEADLINE) == 0
     # This udev does nothing, so the end finds what it was once more, and the mark that was right till then.
-    assert machine.asked_of_udev()[4:] == ["change 1-2", "change 1-2:1.0"] + marked
+    assert sorted(machine.asked_of_udev()[4:]) == ["change 1-2", "change 1-2:1.0"] + marked
+
+
+def test_a_device_that_hangs_holds_up_nobody_else(machine: Machine) -> None:
+    """Whoever reads it waits: a driver, or the enumeration of a broken neighbour, has its lock."""
+    stuck = machine.tree.plug("1-1", STICK, announced=False)
+    machine.tree.plug("1-2", STICK, announced=False)
+    locked = [Lock(stuck / name) for name in ("uevent", "bConfigurationValue")]
+    process = machine.start()
+    try:
+        visit = machine.host.next()
+        assert visit.bus_id == "1-2"
+        visit.accept()
+        machine.kernel.until_linked({"1-2"}, DEADLINE)
+        for lock in locked:
+            lock.release()
+        machine.host.next().accept()
+        machine.systemd.until_status("2 connected")
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+
+
+class Lock:
+    """Keeps whoever reads an attribute until ``release``; opening it does not wait, as umockdev has one lock."""
+
+    def __init__(self, attribute: Path) -> None:
+        self._attribute = attribute
+        self._text = attribute.read_text()
+        attribute.unlink()
+        os.mkfifo(attribute)
+        self._fifo = os.open(attribute, os.O_RDWR)
+
+    def release(self) -> None:
+        new = self._attribute.with_name("new")
+        new.write_text(self._text)
+        os.replace(new, self._attribute)
+        os.write(self._fifo, self._text.encode())
+        os.close(self._fifo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -13,6 +14,7 @@ import pytest
 from tests.component.kernel.tree import KEYBOARD, POWER_BUTTON, FakeRoutes, Machine
 from tests.unit.device_side.samples import STICK
 from tests.unit.device_side.world import PATIENCE, until
+from tests.unit.kernel.late import pass_time
 from usbip_agent import blocking
 from usbip_agent.device_side.guard import Guard
 from usbip_agent.device_side.interlock import reasons_against
@@ -198,12 +200,18 @@ async def test_what_is_still_too_late_is_let_go(
     """Else the device would be in use for ever: by us."""
     device = machine.device("1-1")
     machine.disk(device, "sda", "8:0", ("sda1", "8:1"))
-    before, answers = len(os.listdir("/proc/self/fd")), threading.Event()
-    monkeypatch.setattr(block_devices, "FLUSH_DEADLINE", 0.05)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: answers.wait(PATIENCE))
-    for _ in range(2):
-        with pytest.raises(DeadlineFault, match="^flush 1-1: the kernel has not answered since"):
-            await keep_still(device, machine.places)
+    before = len(os.listdir("/proc/self/fd"))
+    inside, answers = threading.Event(), threading.Event()
+
+    def hang(descriptor: int) -> None:
+        inside.set()
+        answers.wait(PATIENCE)
+    monkeypatch.setattr(os, "fsync", hang)
+    flushing = asyncio.create_task(keep_still(device, machine.places))
+    await until(inside.is_set)
+    pass_time(block_devices.FLUSH_DEADLINE)
+    with pytest.raises(DeadlineFault, match="^flush 1-1: the kernel has not answered since"):
+        await flushing
     assert len(os.listdir("/proc/self/fd")) == before + 2
     with pytest.raises(DeadlineFault, match="^flush 1-1: the kernel has not answered since"):
         await Guard().examine(replace(STICK, sys_path=str(device)), ())

@@ -132,3 +132,13 @@ def test_what_is_held_stays_so(past: Past) -> None:
 def test_what_belongs_to_devices_that_are_no_more_goes(past: Past) -> None:
     past.leftovers().forget_the_rest()
     assert past.has_ended and past.is_forgotten
+
+
+def test_a_device_that_is_not_known_yet_keeps_what_it_has(past: Past) -> None:
+    past.kernel.claimed, past.kernel.status = {"1-1"}, LinkStatus.USED
+    leftovers = past.leftovers()
+    leftovers.forget_the_rest({"1-1"})
+    assert not past.has_ended and not past.is_forgotten
+    adopted = leftovers.adopt(STICK, policy(LAB), past.kernel)
+    assert adopted.connection is not None and adopted.link is not None
+    adopted.link.close()
