@@ -111,8 +111,8 @@ class UeventMonitor:
     def enumerate_usb_devices(self) -> Iterator[Uevent]:
         """An ADD for every USB device and every vUDC gadget controller that is there.
 
-        None of them is asked anything, as libudev's own enumeration does: some kernels take a device's lock
-        even for reading ``uevent``, and one that hangs would keep all others from being found.
+        None of them is asked anything here, as libudev's own enumeration does: one that hangs would keep all
+        others from being found.
         """
         for subsystem, place in (("usb", "bus/usb/devices"), ("udc", "class/udc")):
             for entry in sysfs.entries(sysfs.SYSFS / place):

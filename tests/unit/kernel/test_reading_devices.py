@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from usbip_agent.kernel import sysfs
-from usbip_agent.kernel.uevents import read_usb_device
+from usbip_agent.kernel.uevents import Action, Uevent, device_of_event, is_hub, read_usb_device
 
 read_number = sysfs.read_number
 
@@ -51,3 +52,18 @@ def test_one_that_never_comes_to_rest_is_no_device(stick: Path, monkeypatch: pyt
 
 def test_one_that_is_gone_is_none(tmp_path: Path) -> None:
     assert read_usb_device(tmp_path / "2-1", "") is None
+
+
+@pytest.mark.parametrize(("node", "initialized", "read"), [
+    ("/dev/bus/usb/001/007", True, True), ("/dev/bus/usb/001/007", False, False), (None, False, True)])
+def test_what_udev_has_not_seen_is_yet_to_come(
+        stick: Path, node: str | None, initialized: bool, read: bool) -> None:
+    udev = SimpleNamespace(device_node=node, is_initialized=initialized, properties={"ID_PATH": "usb-0:1"})
+    found = device_of_event(Uevent(Action.ADD, stick, "usb", "", udev))
+    assert (found is not None and found.path == "usb-0:1") is read
+
+
+def test_a_hub_is_known_by_its_class(stick: Path) -> None:
+    assert not is_hub(stick)
+    (stick / "bDeviceClass").write_text("09\n")
+    assert is_hub(stick)
