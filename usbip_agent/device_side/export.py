@@ -136,9 +136,8 @@ class Export(Standing):
         if isinstance(fault, BlockedFault):
             return self._block(str(fault))
         if isinstance(fault, NotExportableFault):
-            self._parked = True
-            self._show(ExportState.FAILED, str(fault))
-            return self._release() if self.claimed else self._settle()
+            self._parked = str(fault)
+            return self._settle()
         if self._once_more and not isinstance(fault, RefusedFault):
             return self._settle()
         return self._wait(str(fault), at_once_local=isinstance(fault, RefusedFault))
@@ -183,7 +182,7 @@ class Export(Standing):
         if self._successor is None:
             return (Drop(),)
         self.device, self.decision = self._successor
-        self._gone, self._successor, self._parked, self._blocked = False, None, False, False
+        self._gone, self._successor, self._parked, self._blocked = False, None, "", False
         self.held, self.by_hand, self._before_hand, self._returns = False, None, None, Returns()
         self._forget_failures()
         return self._settle()
@@ -191,6 +190,7 @@ class Export(Standing):
     def timer_due(self) -> Actions:
         """It is time for the next attempt."""
         self._waiting = self._blocked = False
+        self.next_attempt = 0
         return self._settle()
 
     def unplugged(self) -> Actions:
@@ -225,8 +225,11 @@ class Export(Standing):
             return self._settle_unwanted()
         if self.connection is not None:
             return () if self.connection.host in wanted else self._release()
-        if self._parked or self._waiting:
+        if self._waiting:
             return ()
+        if self._parked:
+            self._show(ExportState.FAILED, self._parked)
+            return self._release() if self.claimed else ()
         if self._lingering:
             self.work = Work.UNLINK
             return (AwaitUnlink(self.device),)
@@ -293,7 +296,7 @@ class Export(Standing):
 
     def _anew(self) -> Actions:
         """Nothing that failed, blocked or waited keeps it from being tried now."""
-        self._parked = self._blocked = False
+        self._parked, self._blocked = "", False
         return (*self._stop_waiting(), *self._settle())
 
     def _forget_failures(self) -> None:

@@ -50,7 +50,8 @@ class Standing:
     next_attempt: int = 0
     work: Work = Work.NONE
     trying: Host | None = None
-    _parked: bool = False
+    _parked: str = ""
+    """Why it cannot be exported, whatever is tried; empty when nothing of the kind is known."""
     _blocked: bool = False
     _waiting: bool = False
     _lingering: bool = False

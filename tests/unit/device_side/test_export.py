@@ -385,5 +385,7 @@ def test_what_cannot_be_exported_is_given_back() -> None:
     export = Export(STICK, TO_LAB, Time().clocks, claimed=True)
     export.begin()
     assert export.attempt_failed(NotExportableFault("no"), claimed=True) == (StartRelease(STICK, None),)
+    assert export.release_failed(Fault("busy"), claimed=True) == (StartTimer(1.0),)
+    assert export.timer_due() == (StartRelease(STICK, None),)
     assert export.release_done() == ()
-    assert export.state is ExportState.FAILED
+    assert (export.state, export.reason) == (ExportState.FAILED, "no")
