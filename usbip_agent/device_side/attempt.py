@@ -59,6 +59,7 @@ class Attempt:
         if self.exporter.link_status(device) is LinkStatus.USED:
             raise BusyFault(f"{device.bus_id} is exported by something else on this machine")
         if not self.exporter.holds(device):
+            self.exporter.require_room(device)  # before a host gives it a port
             await self.guard.examine(device, hosts)
         faults: list[tuple[Host, Fault]] = []
         for host in hosts:

@@ -37,6 +37,9 @@ class Exporter(Protocol):
     def require_module(self) -> None:
         """ModuleFault, with the cure, when the kernel module is not loaded."""
 
+    def require_room(self, device: Device) -> None:
+        """BusyFault when the driver can hold no further device."""
+
     def holds(self, device: Device) -> bool:
         """Whether the driver has the device, so that ``link_status`` means something."""
 

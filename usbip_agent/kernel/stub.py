@@ -53,6 +53,11 @@ class Stub:
         if not self.is_loaded():
             raise ModuleFault("the kernel module usbip-host is not loaded", hint="modprobe usbip-host")
 
+    def require_room(self, device: Device) -> None:
+        entries = self.claimed_bus_ids()
+        if len(entries) >= ENTRIES and device.bus_id not in entries:
+            raise BusyFault(FULL)
+
     def claimed_bus_ids(self) -> tuple[str, ...]:
         """What stands in ``match_busid``, ours or not."""
         return tuple(sysfs.read_text(self._driver / "match_busid").split())
@@ -148,9 +153,7 @@ class Stub:
     def _open(self, device: Device) -> None:
         if not self.is_present(device):
             raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
-        entries = self.claimed_bus_ids()
-        if len(entries) >= ENTRIES and device.bus_id not in entries:
-            raise BusyFault(FULL)
+        self.require_room(device)
         self._hold(device)
 
     def _bind(self, device: Device, turn: Turn) -> None:

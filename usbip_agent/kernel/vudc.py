@@ -35,6 +35,9 @@ class Vudc:
         if not self.is_loaded():
             raise ModuleFault("the kernel module usbip-vudc is not loaded", hint="modprobe usbip-vudc")
 
+    def require_room(self, device: Device) -> None:
+        """A vUDC is one device."""
+
     def holds(self, device: Device) -> bool:
         return self.is_present(device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from dataclasses import dataclass
 
@@ -71,6 +72,10 @@ class FakeHost:
     def visited(self) -> bytes:
         """What the next who comes says, up to a request."""
         return self._welcome().data
+
+    def nobody_waits(self) -> bool:
+        """Whether nobody has come who was not welcomed yet."""
+        return not select.select([self._listener], [], [], 0)[0]
 
     def _welcome(self) -> Visit:
         self._listener.settimeout(DEADLINE)

@@ -97,6 +97,16 @@ async def test_what_is_blocked_costs_no_host_a_call(steps: Steps) -> None:
     assert steps.hosts.dialled == [] and steps.kernel.done == ["examine"]
 
 
+async def test_what_the_stub_has_no_room_for_costs_no_host_a_port(steps: Steps) -> None:
+    def full(device: Device) -> None:
+        raise BusyFault("usbip-host holds 16 devices")
+
+    steps.kernel.require_room = full  # type: ignore[assignment]
+    with pytest.raises(BusyFault, match="16"):
+        await steps.run(LAB)
+    assert steps.hosts.dialled == []
+
+
 async def test_a_half_done_bind_is_finished(steps: Steps) -> None:
     """The daemon died between the bind and the hand-over: the device is nobody's who could be asked."""
     steps.kernel.claimed = {STICK.bus_id}

@@ -34,6 +34,8 @@ class Kernel:
 
     def require_module(self) -> None: ...
 
+    def require_room(self, device: Device) -> None: ...
+
     def holds(self, device: Device) -> bool:
         return True  # so that no interlock is asked: this is about the keeper
 

@@ -40,6 +40,8 @@ class Kernel:
 
     def require_module(self) -> None: ...
 
+    def require_room(self, device: Device) -> None: ...
+
     def holds(self, device: Device) -> bool:
         return device.bus_id in self.claimed
 
