@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from usbip_agent import wire
@@ -75,12 +76,14 @@ class Attempt:
         try:
             await request(stream, wire.Operation.EXPORT, device)
             self.on_progress(ExportState.BINDING, host)
-            await uninterrupted(self._claim(device))
+            with _no_host_helps():
+                await uninterrupted(self._claim(device))
             if not self.exporter.is_present(device):
                 raise UnknownDeviceFault(f"{device.bus_id} was unplugged")
             await settle_reply(stream)
             await uninterrupted(self.before_hand_over(host, stream))
-            await uninterrupted(self.exporter.hand_over(device, stream.socket))
+            with _no_host_helps():
+                await uninterrupted(self.exporter.hand_over(device, stream.socket))
         except BaseException:
             await stream.close()
             raise
@@ -93,6 +96,15 @@ class Attempt:
             return
         async with self.guard.keeping_still(device):
             await self.exporter.claim(device)
+
+
+@contextmanager
+def _no_host_helps() -> Iterator[None]:
+    """What the kernel here does not answer, it answers for no other host either."""
+    try:
+        yield
+    except DeadlineFault as fault:
+        raise BusyFault(fault.what) from None
 
 
 def _sum_of(faults: list[tuple[Host, Fault]]) -> Fault:

@@ -128,11 +128,15 @@ async def test_what_something_else_exports_is_left_alone(steps: Steps) -> None:
     assert steps.kernel.done == [] and steps.hosts.dialled == []
 
 
-async def test_a_kernel_that_says_no_is_no_reason_to_try_the_next_host(steps: Steps) -> None:
+@pytest.mark.parametrize(("says", "becomes"), [
+    (KernelFault("writing: no", errno=22), KernelFault),
+    (DeadlineFault("bind 1-1: the kernel has not answered for 40 s"), BusyFault)])
+async def test_a_kernel_that_says_no_is_no_reason_to_try_the_next_host(
+        steps: Steps, says: Fault, becomes: type[Fault]) -> None:
     async def refuse(device: Device) -> None:
-        raise KernelFault("writing: no", errno=22)
+        raise says
 
     steps.kernel.claim = refuse  # type: ignore[assignment]
-    with pytest.raises(KernelFault):
+    with pytest.raises(becomes):
         await steps.run(LAB, BACKUP)
     assert steps.hosts.dialled == ["lab"]
