@@ -13,15 +13,13 @@ from usbip_agent.application_side.listening_sockets import (
     Shelf, addresses_of, open_sockets, places_of)
 from usbip_agent.application_side.room import Room, origin_of
 from usbip_agent.errors import Fault
+from usbip_agent.kernel.network import NetworkWatch
 from usbip_agent.policy.usbipa import Listener
 
 log = logging.getLogger(__name__)
 
 PAUSE_WHEN_EXHAUSTED = 1.0
 """Seconds without accepting when file descriptors have run out: they come back as negotiations end."""
-
-INTERFACE_INTERVAL = 10.0
-"""Seconds between two looks for an interface that an address names."""
 
 FLOOD_INTERVAL = 10.0
 """Seconds between two lines about strangers who had to go."""
@@ -48,7 +46,7 @@ class Listeners:
         self._sent_away = 0
         self._next_line = 0.0
         self._started = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._network: NetworkWatch | None = None
 
     @property
     def listening(self) -> tuple[Listener, ...]:
@@ -92,7 +90,7 @@ class Listeners:
         for each in self._waiting:
             log.warning("nothing listens on %s port %d yet: there is no such interface",
                         each.address, each.port)
-        self._look_again_later()
+        self._watch_network()
         if self._started:
             self.start()
 
@@ -110,8 +108,7 @@ class Listeners:
 
         What systemd keeps of the sockets stays there: who dials while we start again waits.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        self._unwatch_network()
         tasks = [*self._accepting.values(), *self._negotiating]
         for sockets in self._open.values():
             self._stop_accepting(sockets)
@@ -128,11 +125,18 @@ class Listeners:
         return [each for each, sockets in self._open.items()
                 if not sockets and addresses_of(each, self._versions)]
 
-    def _look_again_later(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = (asyncio.get_running_loop().call_later(INTERFACE_INTERVAL, self._open_waiting)
-                       if self._waiting else None)
+    def _watch_network(self) -> None:
+        """While somebody waits for an interface."""
+        if not self._waiting:
+            self._unwatch_network()
+        elif self._network is None:
+            self._network = NetworkWatch(self._open_waiting)
+            asyncio.get_running_loop().call_soon(self._open_waiting)  # it may have come meanwhile
+
+    def _unwatch_network(self) -> None:
+        if self._network is not None:
+            self._network.close()
+            self._network = None
 
     def _open_waiting(self) -> None:
         for each in self._waiting:
@@ -140,7 +144,7 @@ class Listeners:
                 self._open[each] = open_sockets(each, self._versions, self._shelf)
             except Fault as fault:
                 log.debug("%s", fault)
-        self._look_again_later()
+        self._watch_network()
         if self._started:
             self.start()
 

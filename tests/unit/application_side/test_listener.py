@@ -7,7 +7,7 @@ import errno
 import os
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import pytest
@@ -329,28 +329,62 @@ async def test_a_link_local_address_is_listened_on_and_kept_over_a_restart(guest
     await after.close()
 
 
+class Network:
+    """A NetworkWatch that has news when the test says so."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.tell = on_change
+        self.is_watched = True
+
+    def close(self) -> None:
+        self.is_watched = False
+
+
 async def test_an_interface_may_come_later(
         guests: Guests, listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
     there: dict[str, int] = {}
+    networks: list[Network] = []
 
     def index_of(name: str) -> int:
         if name not in there:
             raise OSError("no interface with this name")
         return there[name]
 
-    monkeypatch.setattr(room, "INTERFACE_INTERVAL", 0.001)
+    def watch(on_change: Callable[[], None]) -> Network:
+        networks.append(Network(on_change))
+        return networks[-1]
+
+    monkeypatch.setattr(room, "NetworkWatch", watch)
     monkeypatch.setattr("socket.if_nametoindex", index_of)
     now, later = listener(), listener("fe80::1%eth7")
     listeners.configure([now, later])
     listeners.start()
-    assert listeners.listening == (now,)
     listeners.configure([now, later])
+    [network] = networks
+    network.tell()
+    assert listeners.listening == (now,) and network.is_watched
     there["eth7"] = 1
-    async with asyncio.timeout(5):
-        while later not in listeners.listening:
-            await asyncio.sleep(0)
+    network.tell()
     [opened] = listeners._open[later]
-    assert opened in listeners._accepting and listeners._timer is None
+    assert opened in listeners._accepting and not network.is_watched
+
+
+async def test_an_interface_may_come_before_it_is_watched_for(
+        listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [OSError("no interface with this name")]
+
+    def index_of(name: str) -> int:
+        if there:
+            raise there.pop()
+        return 1
+
+    monkeypatch.setattr(room, "NetworkWatch", Network)
+    monkeypatch.setattr("socket.if_nametoindex", index_of)
+    later = listener("fe80::1%eth7")
+    monkeypatch.setattr(room, "places_of", lambda *_arguments: ())
+    listeners.configure([later])
+    await asyncio.sleep(0)
+    assert listeners.listening == (later,)
 
 
 async def test_what_a_reload_closes_is_not_kept_for_the_next_start(guests: Guests) -> None:
