@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from usbip_agent.errors import IdentityFault, ProtocolFault, RefusedFault
-from usbip_agent.identity.fingerprint import fingerprint_of
+from usbip_agent.transport.fingerprint import fingerprint_of
 from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport
 from usbip_agent.policy.values import system_name

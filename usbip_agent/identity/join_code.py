@@ -15,7 +15,7 @@ from typing import Final
 
 from usbip_agent.errors import UsageFault
 from usbip_agent.identity.codes import SECRET_BYTES
-from usbip_agent.identity.fingerprint import PREFIX as SHA256, fingerprint_bytes
+from usbip_agent.transport.fingerprint import PREFIX as SHA256, fingerprint_bytes
 from usbip_agent.policy.values import host_address, system_name, wss_url
 from usbip_agent.text import printable
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from usbip_agent.errors import Fault, RefusedFault
 from usbip_agent.identity.files import DIRECTORY_MODE, read_file, remove_file, write_file
-from usbip_agent.identity.fingerprint import certificate_der, certificate_pem, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, certificate_pem, fingerprint_of
 from usbip_agent.policy.values import system_name
 
 log = logging.getLogger(__name__)

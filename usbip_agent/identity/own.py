@@ -18,7 +18,7 @@ from typing import Final
 from usbip_agent.errors import Fault, IdentityFault
 from usbip_agent.identity.child import run_module
 from usbip_agent.identity.files import FILE_MODE, read_file, write_file
-from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.names import Service
 
 log = logging.getLogger(__name__)

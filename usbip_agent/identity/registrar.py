@@ -11,7 +11,7 @@ from usbip_agent.blocking import in_thread
 from usbip_agent.errors import Fault, IdentityFault, RefusedFault, UnknownNodeFault, UsageFault
 from usbip_agent.identity.child import run_module
 from usbip_agent.identity.codes import SECRET_BYTES, CodeFault, JoinCodes, Moment
-from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.identity.join_code import JoinCode
 from usbip_agent.identity.limiter import Address, Limiter, source_of
 from usbip_agent.identity.nodes import KnownNode, KnownNodes

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from usbip_agent.errors import DeadlineFault, RefusedFault, UnreachableFault
-from usbip_agent.identity.fingerprint import fingerprint_of
+from usbip_agent.transport.fingerprint import fingerprint_of
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.transports import Transport
 from usbip_agent.transport.connecting import connect_to, connect_to_name

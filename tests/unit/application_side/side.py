@@ -19,7 +19,7 @@ from usbip_agent.application_side.listener import Listeners
 from usbip_agent.application_side.negotiation import Negotiator
 from usbip_agent.application_side.usbipa import Overrides, Usbipa
 from usbip_agent.device import Device
-from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.policy.usbipa import AcceptPolicy, Listener, ListenerTransport
 from usbip_agent.transport.stream import Stream
 from usbip_agent.transport.tls import Credentials

@@ -14,7 +14,7 @@ from tests.unit.application_side.side import FakeGuests
 from usbip_agent.application_side import doors
 from usbip_agent.application_side.doors import Doors
 from usbip_agent.errors import Fault, IdentityFault, RefusedFault
-from usbip_agent.identity.fingerprint import fingerprint_of
+from usbip_agent.transport.fingerprint import fingerprint_of
 from usbip_agent.identity.own import Identity, ensure_identity
 from usbip_agent.policy.listeners import Listener
 from usbip_agent.policy.transports import ListenerTransport

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from usbip_agent.identity.codes import SECRET_BYTES, Moment
-from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.identity.join_code import JoinCode
 from usbip_agent.identity.making import make
 

@@ -14,7 +14,7 @@ import pytest
 
 from usbip_agent.application_side.doors import Doors
 from usbip_agent.errors import Fault, IdentityFault, ProtocolFault, RefusedFault
-from usbip_agent.identity.fingerprint import certificate_der, fingerprint_of
+from usbip_agent.transport.fingerprint import certificate_der, fingerprint_of
 from usbip_agent.identity.own import Identity, ensure_identity
 from usbip_agent.policy.hosts import Host
 from usbip_agent.policy.listeners import Listener

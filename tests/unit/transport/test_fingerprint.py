@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.identity.samples import VERSION_1, certificate, odd_certificate
 from usbip_agent.identity.checking import complaint
-from usbip_agent.identity.fingerprint import (
+from usbip_agent.transport.fingerprint import (
     LONGEST_CERTIFICATE, certificate_der, certificate_pem, fingerprint_bytes, fingerprint_of,
     parse_fingerprint)
 
