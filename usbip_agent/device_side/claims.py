@@ -36,7 +36,8 @@ class Claims:
         self._wanted: _Wanted = None
         self._composed: _Wanted = None
         self._exports: tuple[Export, ...] = ()
-        self._examined: set[Enumeration] = set()
+        self._examined: dict[Enumeration, bool] = {}
+        """The mark that each should have had when it was examined."""
         self._suspects: dict[Path, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -55,7 +56,7 @@ class Claims:
     def examine(self, exports: tuple[Export, ...]) -> None:
         """Mends the marks of devices that udev saw before the rules that are now.
 
-        Once for each enumeration under the same rules: there are devices that udev's rules cannot tell.
+        Once for each enumeration and mark under the same rules: there are devices that these cannot tell.
         """
         self._exports = exports
         self._suspect()
@@ -79,11 +80,12 @@ class Claims:
         for export in self._exports:
             enumeration = export.device.enumeration
             present.add(enumeration)
-            if enumeration not in self._examined and export.state in _AT_REST and _is_local(export):
-                self._examined.add(enumeration)
-                claimed = bool(export.decision.hosts) and not export.held
+            claimed = bool(export.decision.hosts) and not export.held
+            if export.state in _AT_REST and _is_local(export) and self._examined.get(enumeration) != claimed:
+                self._examined[enumeration] = claimed
                 self._suspects[Path(export.device.sys_path)] = claimed
-        self._examined &= present
+        for gone in self._examined.keys() - present:
+            del self._examined[gone]
 
     def _work(self) -> None:
         if self._task is None or self._task.done():

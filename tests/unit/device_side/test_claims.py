@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.device_side.samples import LAB, STICK, TO_LAB, Time
+from tests.unit.device_side.samples import LAB, NOWHERE, STICK, TO_LAB, Time
 from usbip_agent.device_side import claims
 from usbip_agent.device_side.claim_rules import UDEV_CLAIMED, claim_rules
 from usbip_agent.device_side.claims import Claims
@@ -75,6 +75,19 @@ async def test_what_was_examined_is_so_again_when_the_rules_change(udev: Udev) -
     assert udev.heard[2:] == ["", {DIRECTORY: True}]
     await ours.claim(EVERYTHING, frozenset({"1-1"}))
     assert udev.heard[4:] == [claim_rules(EVERYTHING, {"1-1"}), {DIRECTORY: True}]
+
+
+async def test_what_a_reload_connects_is_marked_once_it_is_applied(udev: Udev) -> None:
+    """udev is told first; the device that was ignored until then has its new decision later."""
+    export = replace(WAITING, decision=NOWHERE, state=ExportState.IGNORED)
+    ours = Claims(udev)
+    await ours.claim(NOTHING, NOBODY)
+    ours.examine((export,))
+    await ours.claim(EVERYTHING, NOBODY)
+    export.decision, export.state = TO_LAB, ExportState.WAITING
+    ours.examine((export,))
+    await ours.settled()
+    assert udev.heard[-1] == {DIRECTORY: True}
 
 
 async def test_the_loop_goes_on_while_rules_are_composed_and_the_latest_count(
