@@ -21,7 +21,7 @@ from usbip_agent.device import Speed
 from usbip_agent.errors import DeadlineFault, Fault, KernelFault
 from usbip_agent.blocking import in_thread
 from usbip_agent.kernel.device_nodes import Appearance
-from usbip_agent.kernel.vhci import Hub, PortRow
+from usbip_agent.kernel.vhci import Hub, PortRow, PortState
 from usbip_agent.names import Journal
 from usbip_agent.report import ImportState
 from usbip_agent.service import journal
@@ -171,8 +171,8 @@ class Life:
             return
         entry = self._entry
         seen = self._around.appearances.of(entry.local_bus_id)
-        state = entry.state
-        if seen.present and state is ImportState.ATTACHING:
+        state, ports = entry.state, self._around.ports
+        if seen.present and state is ImportState.ATTACHING and _has_address(ports.row(self.port)):
             state = ImportState.ATTACHED
             self._stop_settling()
         elif not seen.present and state is ImportState.ATTACHED:
@@ -353,7 +353,7 @@ class Life:
     async def _until_there(self) -> None:
         """Asks the kernel, for when udev is not heard, and ends this import when the device's time is over.
 
-        Its table is no answer: USED means an address, and vhci takes SET_ADDRESS on the device's behalf.
+        Its table alone is no answer: USED means an address, and vhci takes SET_ADDRESS for the device.
         """
         for _ in range(max(1, round(SETTLE_DEADLINE / SETTLE_INTERVAL))):
             await asyncio.sleep(SETTLE_INTERVAL)
@@ -362,7 +362,7 @@ class Life:
                 self.end("the link has ended", detach_first=False)
                 return
             local_bus_id = row.local_bus_id or entry.local_bus_id
-            if self._around.ports.is_enumerated(local_bus_id):
+            if _has_address(row) and self._around.ports.is_enumerated(local_bus_id):
                 self._put(replace(entry, state=ImportState.ATTACHED, local_bus_id=local_bus_id))
                 return
         self.end(f"the device has not answered for {SETTLE_DEADLINE:g} s")
@@ -374,3 +374,11 @@ class Life:
             Journal.PEER: entry.offer.peer, Journal.PORT: entry.port, Journal.RULE: entry.rule,
             Journal.STATE: state, Journal.REASON: reason,
         })
+
+
+def _has_address(row: PortRow | None) -> bool:
+    """Whether the device was enumerated on this very link, or is about to be.
+
+    While another device keeps the USB core, what was on the port before stays, and is taken for what comes.
+    """
+    return row is not None and row.state == PortState.USED

@@ -221,10 +221,15 @@ async def test_without_udev_the_usb_core_tells_that_it_is_attached(
     await until(lambda: 0 in side.display.shown and side.display.shown[0].state == "attached")
 
 
-@pytest.mark.parametrize("state", [PortState.NOT_ASSIGNED, PortState.USED])
+@pytest.mark.parametrize(("state", "before"), [
+    (PortState.NOT_ASSIGNED, False), (PortState.USED, False), (PortState.NOT_ASSIGNED, True)])
 async def test_a_device_that_is_never_enumerated_is_given_up(
         side: Side, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-        state: PortState) -> None:
+        state: PortState, before: bool) -> None:
+    """Also when what was on the port *before* is still there: the USB core takes it for this one."""
+    if before:
+        side.vhci.enumerated = {"3-1"}
+        side.appearances.known["3-1"] = Appearance(True, "Stick", ("/dev/sda",))
     monkeypatch.setattr(life, "SETTLE_INTERVAL", 0.01)
     monkeypatch.setattr(life, "SETTLE_DEADLINE", 0.05)
     side.vhci.state = state
