@@ -32,7 +32,6 @@ class Claims:
 
     def __init__(self, rules: UdevRules) -> None:
         self._rules = rules
-        self._text = ""
         self._wanted: _Wanted = None
         self._composed: _Wanted = None
         self._exports: tuple[Export, ...] = ()
@@ -108,11 +107,9 @@ class Claims:
         # In a thread, as a policy of 10 MB takes a while.
         text = await in_thread(
             "udev rules", lambda: claim_rules(*wanted) if wanted else "", deadline=LOAD_DEADLINE)
-        if text != self._text:
-            self._text = text
+        if await self._rules.put(text):
             self._examined.clear()
             self._suspect()
-        await self._rules.put(text)
 
 
 def _is_local(export: Export) -> bool:

@@ -202,10 +202,9 @@ class Keeper:
         """Before the hand-over: whoever starts after us finds the link, and notices its end."""
         self._link = keep(stream.socket)
         device = self.export.device
-        record = ExportRecord.of(device, asked=host)
+        record = ExportRecord.of(device, host, by_hand=self.export.by_hand is not None)
         self._around.records.put(device.bus_id, replace(
-            record, by_hand=self.export.by_hand is not None, shown_transport=stream.transport,
-            peer=stream.peer, since=self.export.clocks.wall()))
+            record, shown_transport=stream.transport, peer=stream.peer, since=self.export.clocks.wall()))
         self._around.notifier.store(descriptor_name(device.bus_id), self._link.fileno())
 
     async def _release(self, device: Device, connection: Connection | None) -> Outcome:
@@ -298,8 +297,9 @@ class Keeper:
         if will == NO_WILL:
             records.remove(export.device.bus_id)
         else:
-            held, asked = will
-            records.put(export.device.bus_id, ExportRecord.of(export.device, held=held, asked=asked))
+            held, host = will
+            records.put(export.device.bus_id, ExportRecord.of(
+                export.device, host, held=held, by_hand=host is not None))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

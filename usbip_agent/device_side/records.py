@@ -37,11 +37,10 @@ class ExportRecord:
             (self.vendor, self.product) in (("", ""), (device.vendor, device.product)))
 
     @classmethod
-    def of(cls, device: Device, *, held: bool = False, asked: Host | None = None) -> ExportRecord:
-        """What somebody wants by hand of a device that has no link: to be *held*, or on the *asked* host."""
+    def of(cls, device: Device, host: Host | None = None, *, held: bool = False,
+           by_hand: bool = False) -> ExportRecord:
+        """What is to be known of *device*: the *host* that it is on, or that somebody wants it on."""
         what = cls(device.bus_id, device.bus_number, device.device_number, device.vendor, device.product,
-                   held=held)
-        if asked is None:
-            return what
-        return replace(what, by_hand=True, host=asked.name, address=asked.address, port=asked.port,
-                       transport=asked.transport)
+                   held, by_hand)
+        return what if host is None else replace(
+            what, host=host.name, address=host.address, port=host.port, transport=host.transport)

@@ -19,8 +19,7 @@ from usbip_agent.kernel.exporter import LinkStatus
 from usbip_agent.service.notify import Notifier, StoredDescriptor
 from usbip_agent.service.records import RecordStore
 
-RECORD = replace(ExportRecord.of(STICK, asked=LAB), by_hand=False, shown_transport="plain",
-                 peer="10.0.0.1:3240", since=17)
+RECORD = replace(ExportRecord.of(STICK, LAB), shown_transport="plain", peer="10.0.0.1:3240", since=17)
 
 
 @dataclass

@@ -35,12 +35,14 @@ class Udev(UdevRules):
     def __init__(self) -> None:
         self.heard: list[str | dict[Path, bool]] = []
         self.fails = False
+        self.text = ""
 
     async def put(self, text: str) -> bool:
         if self.fails:
             raise KernelFault("writing rules: No space left on device", errno=errno.ENOSPC)
         self.heard.append(text)
-        return True
+        before, self.text = self.text, text
+        return text != before
 
     async def mend(self, mark: str, expected: Mapping[Path, bool]) -> None:
         assert mark == UDEV_CLAIMED
